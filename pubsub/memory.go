@@ -1,0 +1,87 @@
+package pubsub
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/gripway/gripway/pubsub/internal/lanes"
+)
+
+// Memory is a Bus of one node, inside this process: for a gateway that stands
+// alone, and for tests. Its zero value is ready to use; it starts its goroutines
+// with the first call and needs Close to end them. It must not be copied.
+type Memory struct {
+	// Lanes is in how many parts, each in its own goroutine, items are taken to
+	// receivers. Zero means one for each processor Go may use, from 2 to 16.
+	// Not to be changed after the first call.
+	Lanes int
+
+	// LaneBytes is how many bytes may wait in one lane, each item counted with 64
+	// bytes more; beyond that Publish returns [ErrBusy]. Zero means 32 MiB.
+	// Not to be changed after the first call.
+	LaneBytes int
+
+	start sync.Once
+	lanes *lanes.Set
+}
+
+// NewMemory is new(Memory).
+func NewMemory() *Memory { return new(Memory) }
+
+func (m *Memory) set() *lanes.Set {
+	m.start.Do(func() { m.lanes = lanes.New(m.Lanes, m.LaneBytes) })
+	return m.lanes
+}
+
+// Publish is Bus.Publish; it never returns ErrDisconnected.
+func (m *Memory) Publish(ctx context.Context, channel string, data []byte) error {
+	if err := CheckChannel(ctx, channel); err != nil {
+		return err
+	}
+	if err := CheckItem(channel, len(data), ItemBytesMax); err != nil {
+		return err
+	}
+	set := m.set()
+	if set.Closed() {
+		return ErrClosed
+	}
+	lane := set.Lane(channel)
+	heard, full := lane.Admit(channel, len(data))
+	if full {
+		return fmt.Errorf("channel %q: %w", channel, ErrBusy)
+	}
+	if heard != nil {
+		lane.Put(heard, bytes.Clone(data))
+	}
+	return nil
+}
+
+// Subscribe is Bus.Subscribe; it never waits.
+func (m *Memory) Subscribe(ctx context.Context, channel string, r Receiver) (Subscription, error) {
+	if err := CheckChannel(ctx, channel); err != nil {
+		return nil, err
+	}
+	added := m.set().Add(channel, r)
+	if added == nil {
+		return nil, ErrClosed
+	}
+	return (*memorySubscription)(added), nil
+}
+
+// Close is Bus.Close.
+func (m *Memory) Close() error {
+	m.set().Close()
+	return nil
+}
+
+type memorySubscription lanes.Subscription
+
+func (s *memorySubscription) Unsubscribe() error {
+	added := (*lanes.Subscription)(s)
+	if ended := added.End(); !ended {
+		added.Channel().Forget()
+	}
+	return nil
+}

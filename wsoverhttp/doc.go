@@ -1,0 +1,2 @@
+// Package wsoverhttp carries a WebSocket as HTTP requests.
+package wsoverhttp

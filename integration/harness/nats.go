@@ -1,0 +1,88 @@
+package harness
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// NATS is a server of its own on a free port of loopback, and one client of it:
+// the program that speaks only NATS.
+type NATS struct {
+	server *server.Server
+	conn   *nats.Conn
+}
+
+// NATSMessage is what a subscription received.
+type NATSMessage struct {
+	Subject string
+	Data    []byte
+}
+
+// StartNATS starts the server and connects the client.
+func StartNATS() (*NATS, error) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	if err != nil {
+		return nil, err
+	}
+	s.Start()
+	if !s.ReadyForConnections(dialTimeout) {
+		s.Shutdown()
+		return nil, fmt.Errorf("NATS server is not ready after %v", dialTimeout)
+	}
+	conn, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		s.Shutdown()
+		return nil, err
+	}
+	return &NATS{s, conn}, nil
+}
+
+// URL is what a gateway connects to.
+func (n *NATS) URL() string { return n.server.ClientURL() }
+
+// Publish sends data and returns once the server has it.
+func (n *NATS) Publish(subject string, data []byte) error {
+	if err := n.conn.Publish(subject, data); err != nil {
+		return err
+	}
+	return n.conn.FlushTimeout(dialTimeout)
+}
+
+// Subscribe returns a feed of what is published, once the server knows of it.
+func (n *NATS) Subscribe(subject string) (*Feed[NATSMessage], error) {
+	feed := &Feed[NATSMessage]{}
+	_, err := n.conn.Subscribe(subject, func(m *nats.Msg) { feed.Put(NATSMessage{m.Subject, m.Data}) })
+	if err != nil {
+		return nil, err
+	}
+	return feed, n.conn.FlushTimeout(dialTimeout)
+}
+
+// Interest waits until the server has as many subscriptions to subject as count
+// says, 0 meaning none is left.
+func (n *NATS) Interest(subject string, count int, timeout time.Duration) error {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) { // a poll: the server does not tell
+		got := 0
+		zone, err := n.server.Subsz(&server.SubszOptions{Subscriptions: true, Test: subject, Limit: 1 << 16})
+		if err != nil {
+			return err
+		}
+		got = len(zone.Subs)
+		if got == count {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("subscriptions to %q: got %d, want %d", subject, got, count)
+		}
+	}
+}
+
+// Close ends both.
+func (n *NATS) Close() {
+	n.conn.Close()
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
+}

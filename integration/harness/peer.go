@@ -1,0 +1,130 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// peerReadyPath is a route to an origin of our own. Only we ask it, until it
+// answers: the peer loses answers while its processes have not found each other.
+const peerReadyPath = "/harness-ready"
+
+// peerKeys are the flags of serve that the peer has a key for.
+var peerKeys = map[string]string{
+	"--sig-key":              "sig_key",
+	"--sig-iss":              "sig_iss",
+	"--upstream-key":         "upstream_key",
+	"--accept-pushpin-route": "accept_pushpin_route",
+	"--auto-cross-origin":    "auto_cross_origin",
+	"--debug":                "debug",
+}
+
+// preparePeer writes a configuration of Pushpin that says what the flags say.
+// What a running gateway keeps apart by ports, it keeps apart by Unix sockets in
+// a directory of its own.
+func (g *Gateway) preparePeer(options GatewayOptions) error {
+	keys := map[string]string{"sig_iss": "gripway", "sig_key": "", "upstream_key": "", "accept_pushpin_route": "false", "auto_cross_origin": "false", "debug": "false"}
+	for i := 0; i < len(options.Flags); i++ {
+		flag, value, hasValue := strings.Cut(options.Flags[i], "=")
+		key, ok := peerKeys[flag]
+		switch {
+		case !ok:
+			return fmt.Errorf("the peer has nothing like flag %s", flag)
+		case hasValue:
+		case keys[key] == "false":
+			value = "true"
+		case i+1 == len(options.Flags):
+			return fmt.Errorf("flag %s has no value", flag)
+		default:
+			i++
+			value = options.Flags[i]
+		}
+		keys[key] = value
+	}
+	dir, err := shortDir("peer")
+	if err != nil {
+		return err
+	}
+	g.dir = dir
+	if g.probe, err = StartOrigin(nil); err != nil {
+		return err
+	}
+	g.probe.On(Reply{Method: "GET", Target: peerReadyPath, Status: 200, Header: Header{{"Grip-Hold", "stream"}, {"Grip-Channel", "harness-ready"}}})
+	routes, text := filepath.Join(dir, "routes"), []byte(strings.Join(options.Routes, "\n")+"\n")
+	if options.RoutesFile != "" {
+		routes = filepath.Join(options.Dir, options.RoutesFile)
+		if text, err = os.ReadFile(routes); err != nil {
+			return err
+		}
+	}
+	text = fmt.Appendf(text, "*,path_beg=%s %s\n", peerReadyPath, g.probe.Addr())
+	if err := os.WriteFile(routes, text, 0o600); err != nil {
+		return err
+	}
+	_, port, _ := strings.Cut(g.Addr, ":")
+	_, tlsPort, _ := strings.Cut(g.TLSAddr, ":")
+	_, controlPort, _ := strings.Cut(g.ControlAddr, ":")
+	secure := ""
+	if options.TLS != nil {
+		secure = "https_ports=" + tlsPort
+		certs := filepath.Join(dir, "runner", "certs")
+		err := errors.Join(
+			os.MkdirAll(certs, 0o700),
+			os.WriteFile(filepath.Join(certs, "default_"+tlsPort+".crt"), options.TLS.CertPEM, 0o600),
+			os.WriteFile(filepath.Join(certs, "default_"+tlsPort+".key"), options.TLS.KeyPEM, 0o600))
+		if err != nil {
+			return err
+		}
+	}
+	config := fmt.Sprintf(`[global]
+include={libdir}/internal.conf
+rundir=%[1]s
+ipc_prefix=p-
+[runner]
+services=condure,zurl,pushpin-proxy,pushpin-handler
+http_port=127.0.0.1:%[2]s
+%[3]s
+logdir=%[1]s
+log_level=2
+client_buffer_size=8192
+client_maxconn=1000
+[proxy]
+routesfile=%[4]s
+zurl_out_specs=ipc://%[1]s/p-zurl-in
+zurl_out_stream_specs=ipc://%[1]s/p-zurl-in-stream
+zurl_in_specs=ipc://%[1]s/p-zurl-out
+sig_iss=%[6]s
+sig_key=%[7]s
+upstream_key=%[8]s
+accept_pushpin_route=%[9]s
+auto_cross_origin=%[10]s
+debug=%[11]s
+set_x_forwarded_protocol=proto-only
+[handler]
+push_in_spec=ipc://%[1]s/pull
+push_in_sub_specs=ipc://%[1]s/sub
+push_in_http_addr=127.0.0.1
+push_in_http_port=%[5]s
+push_in_http_max_headers_size=10000
+push_in_http_max_body_size=1000000
+stats_spec=ipc://%[1]s/stats
+command_spec=ipc://%[1]s/command
+message_rate=2500
+message_hwm=25000
+message_wait=5000
+id_cache_ttl=60
+connection_subscription_max=20
+subscription_linger=60
+`, dir, port, secure, routes, controlPort,
+		keys["sig_iss"], keys["sig_key"], keys["upstream_key"], keys["accept_pushpin_route"], keys["auto_cross_origin"], keys["debug"])
+	path := filepath.Join(dir, "pushpin.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		return err
+	}
+	g.cmd = exec.Command(options.Program, "--config="+path, "--merge-output")
+	return nil
+}

@@ -133,6 +133,13 @@ func NewGroup(opts GroupOptions) (*Group, error) {
 // Loops says how many pollers the group has.
 func (g *Group) Loops() int { return len(g.loops) }
 
+// Next returns a poller's index, another each time, for what is not a connection
+// of the group but belongs to its load.
+func (g *Group) Next() int { return int(g.next.Add(1)) % len(g.loops) }
+
+// Timers returns the timers of the poller with that index.
+func (g *Group) Timers(loop int) *Timers { return &g.loops[loop].timers }
+
 // Close stops the pollers. Connections should have been closed before: those
 // that are left are no longer watched.
 func (g *Group) Close() {
@@ -200,6 +207,7 @@ type Conn struct {
 	again    bool // the socket became readable while it was being read
 	hup      bool // the client has shut down its side
 	paused   bool // reading waits for Resume
+	sealed   bool // no Send is accepted: the last bytes are on their way
 	ending   bool // no Send is accepted; what waits is written, then the connection ends
 	shut     bool // our side has been shut down
 	dead     bool // ended: the file is closed as soon as nobody uses it
@@ -264,14 +272,23 @@ func (c *Conn) Send(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
+	return c.send(b, false)
+}
+
+// Seal sends b as the last bytes: later Sends answer ErrClosed, while the client
+// is still read, until Close or Abort.
+func (c *Conn) Seal(b []byte) error { return c.send(b, true) }
+
+func (c *Conn) send(b []byte, last bool) error {
 	c.mu.Lock()
-	if c.ending || c.dead {
+	if c.ending || c.dead || c.sealed {
 		c.mu.Unlock()
 		return ErrClosed
 	}
+	c.sealed = last
 	if c.corked || c.writing || len(c.queue) > 0 || c.fd < 0 {
 		// One item larger than the bound may wait alone: it was allowed to be published.
-		if c.queued > 0 && c.queued+len(b) > c.loop.group.opts.QueueBytes {
+		if c.queued > 0 && c.queued+len(b) > c.loop.group.opts.QueueBytes && !last {
 			c.mu.Unlock()
 			return ErrSlow
 		}

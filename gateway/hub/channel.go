@@ -1,0 +1,190 @@
+package hub
+
+import (
+	"context"
+	"time"
+
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
+)
+
+// channel is a channel that this node listens to.
+type channel struct {
+	hub  *Hub
+	name string
+
+	// ready is closed when sub or err is set.
+	ready chan struct{}
+	sub   pubsub.Subscription
+	err   error
+	since time.Time
+
+	// Guarded by the stripe's lock.
+	refs   int
+	linger *time.Timer // set while nobody but time holds the channel
+	update *time.Timer
+
+	// members[i] is guarded by shard i's lock.
+	members []members
+}
+
+// members are a channel's subscribers in one shard.
+type members struct {
+	list []*Subscriber
+
+	// busy is set while list is walked without the lock. Nothing is moved then:
+	// the places of those who leave are noted, and filled after the walk.
+	busy    bool
+	leaving []int
+}
+
+// acquire returns the channel, subscribed, with one more reference.
+func (h *Hub) acquire(ctx context.Context, name string, updates bool) (*channel, error) {
+	st := h.stripe(name)
+	st.mu.Lock()
+	ch := st.channels[name]
+	if ch == nil {
+		ch = &channel{
+			hub: h, name: name, refs: 1, since: time.Now(),
+			ready: make(chan struct{}), members: make([]members, len(h.shards)),
+		}
+		st.channels[name] = ch
+		ch.updateLocked(updates)
+		st.mu.Unlock()
+		// The channel may have others waiting by now, so one client's leaving does
+		// not end the subscription.
+		ch.sub, ch.err = h.opts.Bus.Subscribe(context.WithoutCancel(ctx), name, ch)
+		if ch.err != nil {
+			st.mu.Lock()
+			delete(st.channels, name)
+			ch.stopLocked()
+			st.mu.Unlock()
+		} else {
+			h.channels.Inc()
+		}
+		close(ch.ready)
+		return ch, ch.err
+	}
+	ch.refs++
+	if ch.linger != nil {
+		ch.linger.Stop()
+		ch.linger = nil
+		h.lingers(-1)
+	}
+	ch.updateLocked(updates)
+	st.mu.Unlock()
+	select {
+	case <-ch.ready:
+		return ch, ch.err
+	case <-ctx.Done():
+		h.release(ch, false)
+		return nil, ctx.Err()
+	}
+}
+
+// updateLocked sees to it that a new channel's subscribers are told to look
+// again.
+func (ch *channel) updateLocked(wanted bool) {
+	delay := ch.hub.opts.FirstUpdate
+	if !wanted || delay < 0 || ch.update != nil {
+		return
+	}
+	left := delay - time.Since(ch.since)
+	if left <= 0 {
+		return
+	}
+	ch.update = time.AfterFunc(left, func() {
+		for _, s := range ch.hub.shards {
+			s.push(delivery{ch: ch, notice: NoticeUpdate}, false)
+		}
+	})
+}
+
+// stopLocked stops the channel's timers.
+func (ch *channel) stopLocked() {
+	if ch.update != nil {
+		ch.update.Stop()
+	}
+	if ch.linger != nil {
+		ch.linger.Stop()
+		ch.linger = nil
+		ch.hub.lingers(-1)
+	}
+}
+
+// release gives back a reference. Without any left, the channel is unsubscribed,
+// now or after a while.
+func (h *Hub) release(ch *channel, lingers bool) {
+	st := h.stripe(ch.name)
+	st.mu.Lock()
+	ch.refs--
+	if ch.refs > 0 || st.channels[ch.name] != ch {
+		st.mu.Unlock()
+		return
+	}
+	if lingers && h.opts.Linger > 0 && h.lingers(1) {
+		ch.linger = time.AfterFunc(h.opts.Linger, func() {
+			st.mu.Lock()
+			if ch.refs > 0 || ch.linger == nil || st.channels[ch.name] != ch {
+				st.mu.Unlock()
+				return
+			}
+			h.drop(st, ch)
+		})
+		st.mu.Unlock()
+		return
+	}
+	h.drop(st, ch)
+}
+
+// drop unsubscribes a channel without references. It unlocks st.
+func (h *Hub) drop(st *stripe, ch *channel) {
+	delete(st.channels, ch.name)
+	ch.stopLocked()
+	st.mu.Unlock()
+	<-ch.ready
+	if ch.sub == nil {
+		return
+	}
+	h.channels.Dec()
+	if err := ch.sub.Unsubscribe(); err != nil {
+		h.log.Debug("unsubscribe", "channel", ch.name, "error", err)
+	}
+}
+
+// lingers counts channels that stay without a subscriber; false means that there
+// are too many.
+func (h *Hub) lingers(n int) bool {
+	h.lingerMu.Lock()
+	defer h.lingerMu.Unlock()
+	if h.lingerCount+n > lingeringMax {
+		return false
+	}
+	h.lingerCount += n
+	h.lingering.Set(float64(h.lingerCount))
+	return true
+}
+
+// Receive implements pubsub.Receiver.
+func (ch *channel) Receive(data []byte, more bool) {
+	ch.hub.received.Inc()
+	item, err := grip.ParseItem(data)
+	if err != nil {
+		ch.hub.refused.Inc()
+		ch.hub.log.Warn("item refused", "channel", ch.name, "error", err)
+		return
+	}
+	pub := &Publication{Item: item, frame: ch.hub.opts.Frame}
+	for _, s := range ch.hub.shards {
+		s.push(delivery{ch: ch, pub: pub}, more)
+	}
+}
+
+// Lost implements pubsub.Receiver.
+func (ch *channel) Lost(items int) {
+	ch.hub.lost.Add(float64(items))
+	ch.hub.log.Warn("the bus lost items", "channel", ch.name, "items", items)
+	for _, s := range ch.hub.shards {
+		s.push(delivery{ch: ch, notice: NoticeLost}, false)
+	}
+}

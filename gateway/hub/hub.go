@@ -1,0 +1,344 @@
+// Package hub brings published items to this node's subscribers.
+//
+// The bus tells it of every item of a channel that somebody here follows. Each
+// item is parsed once and becomes a Publication, whose bytes for each kind of
+// client are made on first use and shared by all. Subscribers are spread over
+// shards; a shard's one goroutine hands each of its subscribers what is due,
+// without blocking and without a lock. Items that wait together are handed over
+// together, as a Run: one write for many items when the node is busy, no delay
+// when it is not.
+//
+// The hub knows nothing of connections: a Receiver does.
+package hub
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
+)
+
+const (
+	// firstUpdateDefault is how long after a channel's first subscription its
+	// subscribers are told to ask again: what was published before this node
+	// heard the channel was missed (grip: "first-sub update").
+	firstUpdateDefault = time.Second
+
+	// lingerDefault is how long a channel stays subscribed after the last long
+	// poll has left it: the next one usually comes at once.
+	lingerDefault = 60 * time.Second
+
+	// lingeringMax bounds the channels that are subscribed without a subscriber.
+	lingeringMax = 1 << 16
+
+	// queueLenDefault bounds the publications that wait for one shard. When they
+	// do, the bus is not read, and says so to its publishers or counts what is lost.
+	queueLenDefault = 1 << 14
+
+	// stripeCount is how many locks share the table of channels.
+	stripeCount = 64
+)
+
+// ErrLeft answers a Subscribe that comes after Leave.
+var ErrLeft = errors.New("hub: subscriber has left")
+
+// Options describe a Hub.
+type Options struct {
+	// Bus is where items come from. It is not closed with the hub.
+	Bus pubsub.Bus
+
+	// Shards is how many goroutines deliver. Zero means GOMAXPROCS.
+	Shards int
+
+	// Frame makes the WebSocket frame of a message, compressed for clients that
+	// negotiated that. It is called in one goroutine at a time for an item.
+	Frame func(m *grip.MessageItem, deflated bool) []byte
+
+	// FirstUpdate is how long after a channel's first subscription a
+	// NoticeUpdate is sent. Zero means 1 s, negative means never.
+	FirstUpdate time.Duration
+
+	// Linger is how long a channel that a lingering subscriber left stays
+	// subscribed. Zero means 60 s, negative means not at all.
+	Linger time.Duration
+
+	// QueueLen bounds the publications waiting for one shard. Zero means 16384.
+	QueueLen int
+
+	// Metrics counts; nil does not.
+	Metrics *metrics.Registry
+
+	// Log is told of items that cannot be read; nil is silent.
+	Log *slog.Logger
+}
+
+// Hub is one node's subscriptions. It may be used concurrently.
+type Hub struct {
+	opts    Options
+	log     *slog.Logger
+	shards  []*shard
+	seed    maphash.Seed
+	stripes [stripeCount]stripe
+
+	received      metrics.Counter
+	refused       metrics.Counter
+	lost          metrics.Counter
+	channels      metrics.Gauge
+	subscriptions metrics.Gauge
+	delivered     map[string]metrics.Counter // by grip format
+	lingering     metrics.Gauge
+
+	lingerMu    sync.Mutex
+	lingerCount int
+}
+
+type stripe struct {
+	mu       sync.Mutex
+	channels map[string]*channel
+}
+
+// New returns a Hub that delivers until Close.
+func New(opts Options) *Hub {
+	if opts.Shards == 0 {
+		opts.Shards = runtime.GOMAXPROCS(0)
+	}
+	if opts.FirstUpdate == 0 {
+		opts.FirstUpdate = firstUpdateDefault
+	}
+	if opts.Linger == 0 {
+		opts.Linger = lingerDefault
+	}
+	if opts.QueueLen == 0 {
+		opts.QueueLen = queueLenDefault
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	m := opts.Metrics
+	h := &Hub{
+		opts: opts,
+		log:  opts.Log,
+		seed: maphash.MakeSeed(),
+
+		received:      m.Counter("items_received_total", "Items that came over the bus for channels with a subscriber on this node."),
+		refused:       m.Counter("items_refused_total", "Items from the bus that could not be read."),
+		lost:          m.Counter("items_lost_total", "Items that the bus says it dropped before this node had them."),
+		channels:      m.Gauge("channels", "Channels this node listens to."),
+		subscriptions: m.Gauge("subscriptions", "Subscriptions of this node's clients."),
+		lingering:     m.Gauge("channels_lingering", "Channels this node still listens to although their last long poll has left."),
+		delivered: m.Counters("items_delivered_total", "Items handed to clients, by format.", "format",
+			FormatResponse.String(), FormatStream.String(), FormatMessage.String()),
+	}
+	for i := range h.stripes {
+		h.stripes[i].channels = make(map[string]*channel)
+	}
+	for i := range opts.Shards {
+		s := newShard(h, i)
+		h.shards = append(h.shards, s)
+		go s.run()
+	}
+	return h
+}
+
+// Close stops delivering and waits until nothing is being delivered.
+func (h *Hub) Close() {
+	for _, s := range h.shards {
+		s.close()
+	}
+	for i := range h.stripes {
+		st := &h.stripes[i]
+		st.mu.Lock()
+		for name, ch := range st.channels {
+			delete(st.channels, name)
+			ch.stopLocked()
+			if ch.sub != nil {
+				ch.sub.Unsubscribe()
+			}
+		}
+		st.mu.Unlock()
+	}
+}
+
+func (h *Hub) stripe(name string) *stripe {
+	return &h.stripes[maphash.String(h.seed, name)%stripeCount]
+}
+
+// Format is the kind of client, and so the part of an item it is sent.
+type Format uint8
+
+// The formats of GRIP.
+const (
+	FormatResponse Format = iota // http-response: a held response, answered once
+	FormatStream                 // http-stream: a held response, appended to
+	FormatMessage                // ws-message: a WebSocket
+)
+
+func (f Format) String() string {
+	return [...]string{"http-response", "http-stream", "ws-message"}[f]
+}
+
+// Notice tells a Receiver something that is not an item.
+type Notice uint8
+
+const (
+	// NoticeUpdate: the channel has just been subscribed on this node, and items
+	// may have been missed.
+	NoticeUpdate Notice = iota
+
+	// NoticeLost: the bus dropped items of the channel.
+	NoticeLost
+)
+
+// Receiver is one client as the hub sees it. Its methods are called in the
+// shard's goroutine and must not block; calls for one Receiver come one at a time.
+type Receiver interface {
+	// Deliver hands over items of a channel, in order, and returns how many of
+	// them were for this client. The run may not be kept; its bytes may.
+	Deliver(run *Run) int
+
+	// Notify tells of a channel what no item says.
+	Notify(notice Notice, channel string)
+}
+
+// Subscriber is one client's place in the hub. It is part of its owner's struct:
+// Join makes it ready. Subscribe and Unsubscribe come one at a time.
+type Subscriber struct {
+	// Fixed after Join.
+	receiver Receiver
+	shard    *shard
+	format   Format
+	updates  bool
+	lingers  bool
+
+	// Guarded by shard.mu.
+	left bool
+	subs []subscription
+}
+
+// subscription is a subscriber's place in a channel.
+type subscription struct {
+	ch    *channel
+	index int // in the shard's members of ch
+}
+
+// Manner says how a subscriber follows its channels.
+type Manner struct {
+	Format Format
+
+	// Updates asks for NoticeUpdate.
+	Updates bool
+
+	// Lingers keeps channels subscribed for a while after it has left.
+	Lingers bool
+}
+
+// Join makes s ready, in the given shard (counted modulo their number).
+func (h *Hub) Join(s *Subscriber, r Receiver, shard int, manner Manner) {
+	*s = Subscriber{
+		receiver: r, shard: h.shards[shard%len(h.shards)],
+		format: manner.Format, updates: manner.Updates, lingers: manner.Lingers,
+	}
+}
+
+// Subscribe returns once this node hears the channel; items that other nodes
+// publish in the moment before may be missed. Subscribing twice is once. Errors
+// are the bus's, ErrLeft, or the context's.
+func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
+	if s.Subscribed(name) {
+		return nil
+	}
+	h := s.shard.hub
+	ch, err := h.acquire(ctx, name, s.updates)
+	if err != nil {
+		return err
+	}
+	s.shard.mu.Lock()
+	if s.left {
+		s.shard.mu.Unlock()
+		h.release(ch, s.lingers)
+		return ErrLeft
+	}
+	m := &ch.members[s.shard.index]
+	s.subs = append(s.subs, subscription{ch: ch, index: len(m.list)})
+	m.list = append(m.list, s)
+	s.shard.mu.Unlock()
+	h.subscriptions.Inc()
+	return nil
+}
+
+// Subscribed says whether s follows the channel.
+func (s *Subscriber) Subscribed(name string) bool {
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	return s.find(name) >= 0
+}
+
+// Channels returns the names of the channels that s follows.
+func (s *Subscriber) Channels() []string {
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	names := make([]string, len(s.subs))
+	for i := range s.subs {
+		names[i] = s.subs[i].ch.name
+	}
+	return names
+}
+
+// Len returns how many channels s follows.
+func (s *Subscriber) Len() int {
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	return len(s.subs)
+}
+
+func (s *Subscriber) find(name string) int {
+	for i := range s.subs {
+		if s.subs[i].ch.name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// Unsubscribe ends following a channel. A delivery that has begun may still come.
+func (s *Subscriber) Unsubscribe(name string) {
+	s.shard.mu.Lock()
+	i := s.find(name)
+	if i < 0 {
+		s.shard.mu.Unlock()
+		return
+	}
+	sub := s.subs[i]
+	s.shard.removeLocked(sub)
+	last := len(s.subs) - 1
+	s.subs[i] = s.subs[last]
+	s.subs[last] = subscription{}
+	s.subs = s.subs[:last]
+	s.shard.mu.Unlock()
+	s.shard.hub.subscriptions.Dec()
+	s.shard.hub.release(sub.ch, s.lingers)
+}
+
+// Leave ends following all channels, for good. A delivery that has begun may
+// still come. It may be called more than once, and together with Subscribe.
+func (s *Subscriber) Leave() {
+	s.shard.mu.Lock()
+	s.left = true
+	subs := s.subs
+	s.subs = nil
+	for _, sub := range subs {
+		s.shard.removeLocked(sub)
+	}
+	s.shard.mu.Unlock()
+	for _, sub := range subs {
+		s.shard.hub.subscriptions.Dec()
+		s.shard.hub.release(sub.ch, s.lingers)
+	}
+}

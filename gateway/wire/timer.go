@@ -50,7 +50,7 @@ func (timer *Timer) Stop() {
 	t := timer.timers
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if timer.index >= 0 {
+	if timer.index >= 0 && !t.closed {
 		heap.Remove(&t.heap, timer.index)
 	}
 }

@@ -1,0 +1,415 @@
+// Package hold keeps HTTP responses open that an origin asked to hold (GRIP):
+// streams, to which published items are appended, and long polls, which the first
+// published item answers.
+//
+// A plain HTTP/1 connection is taken over from its server and belongs to package
+// wire while it is held: no goroutine, no buffer. After a long poll it goes back
+// to its server, for the client's next request. HTTP/2 and TLS responses stay
+// with their server and its goroutine.
+package hold
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+)
+
+const (
+	// subscriptionsDefault bounds the channels of one client (Pushpin's number).
+	subscriptionsDefault = 20
+
+	// timeoutDefault is how long a response is held if its origin does not say
+	// (GRIP's default).
+	timeoutDefault = 55 * time.Second
+
+	// subscribeTimeout bounds the wait for the bus.
+	subscribeTimeout = 10 * time.Second
+
+	// copyTimeout bounds the wait for a client while an initial body is written.
+	copyTimeout = 30 * time.Second
+
+	// againTimeout bounds asking the origin again for a held response.
+	againTimeout = 60 * time.Second
+)
+
+// Reason says why a hold ended. The values are those of the metric
+// gripway_holds_ended_total.
+type Reason string
+
+// The reasons.
+const (
+	ReasonTimeout   Reason = "timeout"   // a long poll's time was up
+	ReasonPublished Reason = "published" // an item answered a long poll, or closed a stream
+	ReasonOrigin    Reason = "origin"    // the origin, asked again, answered a long poll
+	ReasonGone      Reason = "gone"      // the client left
+	ReasonSlow      Reason = "slow"      // the client did not take what it was sent
+	ReasonLost      Reason = "lost"      // the bus lost items, so the client must start anew
+	ReasonError     Reason = "error"     // a channel could not be subscribed
+	ReasonShutdown  Reason = "shutdown"  // the gateway drains
+)
+
+var reasons = []string{
+	string(ReasonTimeout), string(ReasonPublished), string(ReasonOrigin), string(ReasonGone),
+	string(ReasonSlow), string(ReasonLost), string(ReasonError), string(ReasonShutdown),
+}
+
+// Options describe a Keeper. Hub and Group are needed.
+type Options struct {
+	Hub   *hub.Hub
+	Group *wire.Group
+
+	// Subscriptions bounds the channels of one client; more are ignored and
+	// counted. Zero means 20.
+	Subscriptions int
+
+	// TimeoutMin is the shortest time a long poll is held, whatever the origin
+	// says. Pushpin's is 5 s. Zero means none.
+	TimeoutMin time.Duration
+
+	Metrics *metrics.Registry
+	Log     *slog.Logger
+}
+
+// Keeper keeps the held responses of a gateway. It may be used concurrently.
+type Keeper struct {
+	opts Options
+	log  *slog.Logger
+
+	ctx    context.Context // ends when the gateway gives up waiting
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	held     map[held]struct{}
+	draining bool
+	empty    chan struct{} // closed when draining and nothing is held
+
+	open        map[string]metrics.Gauge
+	ended       map[string]metrics.Counter
+	retries     metrics.Counter
+	subsDropped metrics.Counter
+}
+
+// held is a stream or a response.
+type held interface {
+	drain()
+	abort()
+}
+
+// NewKeeper returns a Keeper.
+func NewKeeper(opts Options) *Keeper {
+	if opts.Subscriptions == 0 {
+		opts.Subscriptions = subscriptionsDefault
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	m := opts.Metrics
+	k := &Keeper{
+		opts: opts, log: opts.Log, held: make(map[held]struct{}), empty: make(chan struct{}),
+
+		open:        m.Gauges("holds_open", "HTTP responses held, by mode.", "mode", "response", "stream"),
+		ended:       m.Counters("holds_ended_total", "Holds that ended, by reason.", "reason", reasons...),
+		retries:     m.Counter("hold_retries_total", "Requests to origins that were made again for a held response."),
+		subsDropped: m.Counter("hold_subscriptions_refused_total", "Channels of held responses beyond the limit for one client."),
+	}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	return k
+}
+
+// Answer is what an origin answered, Grip-* headers removed.
+type Answer struct {
+	Status int
+	Reason string // empty means the usual one
+	Header http.Header
+	Body   []byte
+
+	// Rest follows Body if the origin has more; nil if not. The hold begins after
+	// it, and closes it. Only streams may have it.
+	Rest io.ReadCloser
+
+	// Instruction says what the origin asks for; nil if it asks for nothing.
+	Instruction *grip.Instruction
+}
+
+// Last names a channel's last id for an origin that is asked again (Grip-Last).
+type Last struct{ Channel, ID string }
+
+// Call is one response to be held.
+type Call struct {
+	W http.ResponseWriter
+	R *http.Request
+	Answer
+
+	// Route is the route's name in logs, Prefix precedes its channels, Channels
+	// are those it subscribes by itself (unprefixed).
+	Route    string
+	Prefix   string
+	Channels []string
+
+	// Again asks the origin again for the same request, with what is known of its
+	// channels. Needed for response holds. An answer whose Rest is not nil is
+	// read to its end and closed.
+	Again func(ctx context.Context, last []Last) (*Answer, error)
+
+	// Failed answers a client whose response cannot be held.
+	Failed func(status int, text string)
+}
+
+// Serve holds the response as the answer's instruction says. It returns when the
+// hold is over or belongs to the Keeper; W and R may not be used afterwards.
+func (k *Keeper) Serve(call Call) {
+	if call.Instruction.Hold == grip.HoldStream {
+		k.serveStream(call)
+		return
+	}
+	k.serveResponse(call)
+}
+
+func (k *Keeper) add(h held, mode string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.draining {
+		return false
+	}
+	k.held[h] = struct{}{}
+	k.open[mode].Inc()
+	return true
+}
+
+func (k *Keeper) remove(h held, mode string, reason Reason) {
+	k.mu.Lock()
+	_, ok := k.held[h]
+	delete(k.held, h)
+	if ok && k.draining && len(k.held) == 0 {
+		close(k.empty)
+	}
+	k.mu.Unlock()
+	if ok {
+		k.open[mode].Dec()
+		k.ended[string(reason)].Inc()
+	}
+}
+
+// Len returns how many responses are held.
+func (k *Keeper) Len() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.held)
+}
+
+// Drain ends all holds as if their time were up, and waits for the clients to
+// have taken that, or ctx to end: then it drops what is left and returns ctx's
+// error.
+func (k *Keeper) Drain(ctx context.Context) error {
+	all := k.all(true)
+	for _, h := range all {
+		h.drain()
+	}
+	select {
+	case <-k.empty:
+	case <-ctx.Done():
+	}
+	k.cancel()
+	for _, h := range k.all(false) {
+		h.abort()
+	}
+	return ctx.Err()
+}
+
+func (k *Keeper) all(begin bool) []held {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if begin && !k.draining {
+		k.draining = true
+		if len(k.held) == 0 {
+			close(k.empty)
+		}
+	}
+	all := make([]held, 0, len(k.held))
+	for h := range k.held {
+		all = append(all, h)
+	}
+	return all
+}
+
+// channels returns the names a hold follows: the route's own, then the
+// instruction's, prefixed, each once, within the limit.
+func (k *Keeper) channels(call *Call, instruction *grip.Instruction) []string {
+	names := append([]string(nil), call.Channels...)
+	added := 0
+	for _, ch := range instruction.Channels {
+		name := call.Prefix + ch.Name
+		if slices.Contains(names, name) {
+			continue
+		}
+		if added == k.opts.Subscriptions {
+			k.subsDropped.Inc()
+			k.log.Warn("channel beyond the limit ignored", "route", call.Route, "channel", name, "limit", k.opts.Subscriptions)
+			continue
+		}
+		added++
+		names = append(names, name)
+	}
+	return names
+}
+
+// follow subscribes s to the channels and leaves those it should no longer follow.
+func (k *Keeper) follow(s *hub.Subscriber, names []string) error {
+	ctx, cancel := context.WithTimeout(k.ctx, subscribeTimeout)
+	defer cancel()
+	for _, name := range s.Channels() {
+		if !slices.Contains(names, name) {
+			s.Unsubscribe(name)
+		}
+	}
+	for _, name := range names {
+		if err := s.Subscribe(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// client is how a held response reaches its client: a connection taken over, or
+// a response that stays with its server.
+type client struct {
+	hijacked net.Conn // nil if the response stays with its server
+	buffered []byte
+	listener *wire.Listener // where the connection may go back to; nil if nowhere
+	chunked  bool           // HTTP/1.1
+	head     bool           // the request's method is HEAD
+}
+
+// take takes the client from its server if that pays: plain HTTP/1.
+func take(w http.ResponseWriter, r *http.Request) (client, error) {
+	c := client{head: r.Method == http.MethodHead}
+	if r.ProtoMajor != 1 || r.TLS != nil {
+		return c, nil
+	}
+	nc, rw, err := http.NewResponseController(w).Hijack()
+	if errors.Is(err, http.ErrNotSupported) {
+		return c, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	nc.SetDeadline(time.Time{})
+	c.hijacked = nc
+	c.chunked = r.ProtoAtLeast(1, 1)
+	if n := rw.Reader.Buffered(); n > 0 {
+		c.buffered, _ = rw.Reader.Peek(n)
+	}
+	if c.chunked && !r.Close {
+		c.listener = wire.ListenerFrom(r.Context())
+	}
+	return c, nil
+}
+
+// appendHead appends an HTTP/1.1 head without its last line.
+func appendHead(b []byte, status int, reason string, header http.Header) []byte {
+	if reason == "" {
+		reason = grip.Reason(status)
+	}
+	b = append(b, "HTTP/1.1 "...)
+	b = append(b, statusText(status)...)
+	b = append(b, ' ')
+	b = appendLine(b, reason)
+	date := false
+	for name, values := range header {
+		switch name {
+		case "Content-Length", "Transfer-Encoding", "Connection", "Trailer":
+			continue // of the connection, which is ours to say
+		case "Date":
+			date = true
+		}
+		for _, value := range values {
+			b = append(b, name...)
+			b = append(b, ": "...)
+			b = appendLine(b, value)
+		}
+	}
+	if !date {
+		b = append(b, "Date: "...)
+		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// statusText writes a status as three digits, as a status line needs it.
+func statusText(status int) string {
+	text := strconv.Itoa(status)
+	return strings.Repeat("0", max(0, 3-len(text))) + text
+}
+
+// appendLine appends text and a line's end; what would begin a new line becomes a
+// blank (RFC 9110, section 5.5).
+func appendLine(b []byte, text string) []byte {
+	for i := range len(text) {
+		c := text[i]
+		if c == '\r' || c == '\n' || c == 0 {
+			c = ' '
+		}
+		b = append(b, c)
+	}
+	return append(b, "\r\n"...)
+}
+
+// hasBody says whether a response of this status and method may have a body.
+func hasBody(status int, head bool) bool {
+	return !head && status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+// copyRest writes the rest of an initial body to a hijacked connection.
+func copyRest(c *client, head, body []byte, rest io.ReadCloser) error {
+	defer rest.Close()
+	w := bufio.NewWriterSize(deadlineWriter{c.hijacked}, 32<<10)
+	w.Write(head)
+	w.Write(c.encode(body))
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := rest.Read(buffer)
+		w.Write(c.encode(buffer[:n]))
+		if err != nil || w.Buffered() > 0 {
+			if e := w.Flush(); e != nil {
+				return e
+			}
+		}
+		if err == io.EOF {
+			c.hijacked.SetWriteDeadline(time.Time{})
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *client) encode(content []byte) []byte {
+	if c.chunked {
+		return hub.AppendChunk(nil, content)
+	}
+	return content
+}
+
+// deadlineWriter gives each write its time.
+type deadlineWriter struct{ nc net.Conn }
+
+func (w deadlineWriter) Write(p []byte) (int, error) {
+	w.nc.SetWriteDeadline(time.Now().Add(copyTimeout))
+	return w.nc.Write(p)
+}

@@ -1,0 +1,473 @@
+package hold
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+)
+
+// behindBytesMax is how much of an answer may wait for the client before more of
+// it is read from the origin.
+const behindBytesMax = 256 << 10
+
+// response is a long poll: one answer, later.
+type response struct {
+	// Fixed after serveResponse.
+	keeper *Keeper
+	conn   *wire.Conn  // nil if the response stays with its server
+	out    chan Answer // takes the one answer of a response without conn; never closed
+	client client
+	sub    hub.Subscriber
+	call   Call // W is only used without conn
+	timer  *wire.Timer
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	stored   Answer // what is answered when time is up
+	done     bool
+	asking   bool // the origin is being asked again
+	askNext  bool // and is to be asked once more
+	reason   Reason
+	became   *stream // what the response turned into when the origin was asked again
+	retryEnd context.CancelFunc
+}
+
+// serveResponse begins a long poll.
+func (k *Keeper) serveResponse(call Call) {
+	c, err := take(call.W, call.R)
+	if err != nil {
+		k.log.Debug("response hold", "route", call.Route, "error", err)
+		return
+	}
+	s := &response{keeper: k, client: c, call: call, stored: call.Answer}
+	loop := 0
+	if c.hijacked != nil {
+		s.conn, err = k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: s, Unread: true, Buffered: c.buffered})
+		if err != nil {
+			k.log.Warn("response hold", "route", call.Route, "error", err)
+			return
+		}
+		loop = s.conn.Loop()
+		s.call.W, s.call.R = nil, nil // the server's buffers are not kept
+		s.client.hijacked, s.client.buffered = nil, nil
+	} else {
+		s.out = make(chan Answer, 1)
+		loop = k.opts.Group.Next()
+	}
+	s.timer = k.opts.Group.Timers(loop).New(s.timeout)
+	k.opts.Hub.Join(&s.sub, s, loop, hub.Manner{Format: hub.FormatResponse, Updates: true, Lingers: true})
+	if !k.add(s, "response") {
+		s.finish(s.stored, ReasonShutdown)
+	} else if s.conn != nil {
+		s.conn.Start(nil)
+	}
+	s.hold(call.Instruction)
+	if s.conn == nil {
+		s.wait(call.W, call.R)
+	}
+}
+
+// hold follows the instruction's channels and sets its time.
+func (s *response) hold(instruction *grip.Instruction) {
+	timeout := instruction.Timeout
+	if timeout == 0 {
+		timeout = timeoutDefault
+	}
+	timeout = max(timeout, s.keeper.opts.TimeoutMin)
+	s.mu.Lock()
+	if s.done {
+		s.mu.Unlock()
+		return
+	}
+	s.timer.Set(timeout)
+	s.mu.Unlock()
+	if err := s.keeper.follow(&s.sub, s.keeper.channels(&s.call, instruction)); err != nil && !errors.Is(err, hub.ErrLeft) {
+		s.keeper.log.Warn("response hold: subscribe", "route", s.call.Route, "error", err)
+		s.finish(Answer{
+			Status: http.StatusServiceUnavailable, Header: http.Header{"Content-Type": {"text/plain"}, "Retry-After": {"1"}},
+			Body: []byte("Subscription failed.\n"),
+		}, ReasonError)
+	}
+}
+
+// wait is where the server's goroutine waits for the answer.
+func (s *response) wait(w http.ResponseWriter, r *http.Request) {
+	var answer Answer
+	select {
+	case answer = <-s.out:
+	case <-r.Context().Done():
+		s.claim(ReasonGone)
+		s.leave()
+		return
+	}
+	s.leave()
+	if answer.Instruction != nil {
+		call := s.call
+		call.Answer = answer
+		s.keeper.serveStream(call)
+		return
+	}
+	header := w.Header()
+	copyHeader(header, answer.Header)
+	whole := hasBody(answer.Status, false)
+	if whole && answer.Rest == nil {
+		header["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
+	}
+	w.WriteHeader(answer.Status)
+	if whole && !s.client.head {
+		w.Write(answer.Body)
+	}
+	if answer.Rest != nil {
+		defer answer.Rest.Close()
+		io.Copy(w, answer.Rest)
+	}
+}
+
+// claim makes the caller the one who ends the hold; false means that somebody
+// else has.
+func (s *response) claim(reason Reason) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return false
+	}
+	s.done = true
+	s.reason = reason
+	s.timer.Stop()
+	if s.retryEnd != nil && reason != ReasonOrigin {
+		s.retryEnd()
+	}
+	return true
+}
+
+// leave ends what is left of the hold, after claim.
+func (s *response) leave() {
+	s.sub.Leave()
+	s.keeper.remove(s, "response", s.reason)
+}
+
+// finish answers the client, once.
+func (s *response) finish(answer Answer, reason Reason) bool {
+	if !s.claim(reason) {
+		return false
+	}
+	if s.conn == nil {
+		s.out <- answer
+		return true
+	}
+	if answer.Rest != nil {
+		s.finishLong(answer)
+		return true
+	}
+	b := appendHead(make([]byte, 0, 512+len(answer.Body)), answer.Status, answer.Reason, answer.Header)
+	whole := hasBody(answer.Status, false)
+	if whole {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, int64(len(answer.Body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	listener := s.client.listener
+	if reason == ReasonShutdown {
+		listener = nil
+	}
+	if listener == nil {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if whole && !s.client.head {
+		b = append(b, answer.Body...)
+	}
+	s.conn.Release(b, listener)
+	return true
+}
+
+// finishLong answers with a body whose length is not known.
+func (s *response) finishLong(answer Answer) {
+	defer answer.Rest.Close()
+	b := appendHead(nil, answer.Status, answer.Reason, answer.Header)
+	listener := s.client.listener
+	if s.client.chunked {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	} else {
+		listener = nil
+	}
+	if listener == nil {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	body := answer.Body
+	for {
+		b = append(b, s.client.encode(body)...)
+		if s.conn.Send(b) != nil {
+			s.conn.Abort()
+			return
+		}
+		for s.conn.Queued() > behindBytesMax {
+			time.Sleep(5 * time.Millisecond) // package wire bounds how long
+		}
+		buffer := make([]byte, 32<<10)
+		n, err := answer.Rest.Read(buffer)
+		b, body = nil, buffer[:n]
+		if err == io.EOF {
+			last := s.client.encode(body)
+			if s.client.chunked {
+				last = append(append([]byte(nil), last...), lastChunk...)
+			}
+			s.conn.Release(last, listener)
+			return
+		}
+		if err != nil {
+			s.conn.Abort()
+			return
+		}
+	}
+}
+
+// timeout answers when time is up.
+func (s *response) timeout() {
+	s.timeoutAs(ReasonTimeout)
+}
+
+// Deliver implements hub.Receiver.
+func (s *response) Deliver(run *hub.Run) int {
+	for i := range run.Len() {
+		item := run.Item(i).Response
+		if item == nil {
+			continue
+		}
+		switch item.Action {
+		case grip.ActionHint:
+			s.again()
+		case grip.ActionSend:
+			s.mu.Lock()
+			stored := s.stored
+			s.mu.Unlock()
+			answer, err := published(&stored, item)
+			if err != nil {
+				s.keeper.log.Warn("published patch does not fit the held response", "route", s.call.Route, "channel", run.Channel, "error", err)
+			}
+			if s.finish(answer, ReasonPublished) {
+				return 1
+			}
+			return 0
+		}
+	}
+	return 0
+}
+
+// published makes an answer of an item: the stored one's headers, those of the
+// item in place of the same ones, and the item's status and body.
+func published(stored *Answer, item *grip.ResponseItem) (Answer, error) {
+	header := stored.Header.Clone()
+	if header == nil {
+		header = make(http.Header)
+	}
+	for name, values := range item.Header {
+		header[http.CanonicalHeaderKey(name)] = values
+	}
+	expose := header.Values("Grip-Expose-Headers")
+	grip.StripHeader(header)
+	if expose != nil {
+		Expose(header, splitList(expose))
+	}
+	answer := Answer{Status: item.Code, Reason: item.Reason, Header: header, Body: item.Body}
+	if item.Patch == nil {
+		return answer, nil
+	}
+	patch, err := jsonpatch.DecodePatch(item.Patch)
+	if err == nil {
+		// The document's last line end is kept; package jsonpatch drops it.
+		doc := strings.TrimRight(string(stored.Body), "\r\n")
+		answer.Body, err = patch.Apply([]byte(doc))
+		answer.Body = append(answer.Body, stored.Body[len(doc):]...)
+	}
+	if err != nil {
+		answer.Body = nil
+	}
+	return answer, err
+}
+
+// Expose keeps only the named headers (Grip-Expose-Headers).
+func Expose(header http.Header, names []string) {
+	keep := make(map[string]bool, len(names))
+	for _, name := range names {
+		keep[http.CanonicalHeaderKey(name)] = true
+	}
+	for name := range header {
+		if !keep[name] {
+			delete(header, name)
+		}
+	}
+}
+
+func splitList(values []string) []string {
+	var names []string
+	for _, value := range values {
+		for name := range strings.SplitSeq(value, ",") {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	return names
+}
+
+// Notify implements hub.Receiver.
+func (s *response) Notify(notice hub.Notice, channel string) {
+	// Whatever happened, the origin knows more.
+	s.again()
+}
+
+// again asks the origin once more whether to hold.
+func (s *response) again() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done || s.call.Again == nil {
+		return
+	}
+	if s.asking {
+		s.askNext = true
+		return
+	}
+	s.asking = true
+	go s.askAgain()
+}
+
+// askAgain asks until nobody wants it any more.
+func (s *response) askAgain() {
+	for {
+		ctx, cancel := context.WithTimeout(s.keeper.ctx, againTimeout)
+		s.mu.Lock()
+		if s.done {
+			s.mu.Unlock()
+			cancel()
+			return
+		}
+		s.retryEnd = cancel
+		s.askNext = false
+		last := lastIDs(s.stored.Instruction)
+		s.mu.Unlock()
+
+		s.keeper.retries.Inc()
+		answer, err := s.call.Again(ctx, last)
+		if err != nil {
+			s.keeper.log.Debug("origin asked again for a held response", "route", s.call.Route, "error", err)
+		} else if s.answered(answer) {
+			if answer.Rest == nil || s.conn != nil {
+				cancel()
+			}
+			return
+		}
+		cancel()
+
+		s.mu.Lock()
+		s.retryEnd = nil
+		if s.done || !s.askNext {
+			s.asking = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+	}
+}
+
+// lastIDs lists what is known of the channels.
+func lastIDs(instruction *grip.Instruction) []Last {
+	var last []Last
+	for _, ch := range instruction.Channels {
+		if ch.PrevID != "" {
+			last = append(last, Last{ch.Name, ch.PrevID})
+		}
+	}
+	return last
+}
+
+// answered acts on what the origin said when asked again; true means that the
+// hold is over.
+func (s *response) answered(answer *Answer) bool {
+	if answer.Instruction == nil || answer.Instruction.Hold == grip.HoldNone {
+		answer.Instruction = nil
+		return s.finish(*answer, ReasonOrigin)
+	}
+	if answer.Instruction.Hold == grip.HoldStream {
+		return s.become(answer)
+	}
+	s.mu.Lock()
+	s.stored = *answer
+	s.mu.Unlock()
+	s.hold(answer.Instruction)
+	return false
+}
+
+// become turns the long poll into a stream.
+func (s *response) become(answer *Answer) bool {
+	if s.conn == nil {
+		return s.finish(*answer, ReasonOrigin) // its server's goroutine goes on
+	}
+	if !s.claim(ReasonOrigin) {
+		return true
+	}
+	k := s.keeper
+	st := &stream{keeper: k, conn: s.conn, route: s.call.Route, listener: s.client.listener, chunked: s.client.chunked}
+	head := appendHead(nil, answer.Status, answer.Reason, answer.Header)
+	if st.chunked {
+		head = append(head, "Transfer-Encoding: chunked\r\n"...)
+	}
+	if st.listener == nil {
+		head = append(head, "Connection: close\r\n"...)
+	}
+	head = append(head, "\r\n"...)
+	s.conn.Send(append(head, s.client.encode(answer.Body)...))
+	st.setKeepAlive(answer.Instruction.KeepAlive)
+	s.mu.Lock()
+	s.became = st
+	s.mu.Unlock()
+	k.opts.Hub.Join(&st.sub, st, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
+	if !k.add(st, "stream") {
+		st.end(ReasonShutdown)
+	} else if err := k.follow(&st.sub, k.channels(&s.call, answer.Instruction)); err != nil {
+		st.fail(ReasonError)
+	}
+	s.leave()
+	return true
+}
+
+func (s *response) drain() { s.timeoutAs(ReasonShutdown) }
+
+func (s *response) timeoutAs(reason Reason) {
+	s.mu.Lock()
+	stored := s.stored
+	s.mu.Unlock()
+	s.finish(stored, reason)
+}
+
+func (s *response) abort() {
+	if s.conn != nil {
+		s.conn.Abort()
+	}
+}
+
+// Data implements wire.Handler; nothing is read.
+func (s *response) Data(*wire.Conn, []byte) {}
+
+// Closed implements wire.Handler.
+func (s *response) Closed(c *wire.Conn, err error) {
+	s.mu.Lock()
+	became := s.became
+	s.mu.Unlock()
+	if became != nil {
+		became.Closed(c, err)
+		return
+	}
+	s.claim(ReasonGone)
+	s.leave()
+}

@@ -1,0 +1,293 @@
+package hold
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+)
+
+// lastChunk ends a chunked body.
+var lastChunk = []byte("0\r\n\r\n")
+
+// stream is a response to which items are appended.
+type stream struct {
+	// Fixed after serveStream.
+	keeper   *Keeper
+	conn     *wire.Conn
+	sub      hub.Subscriber
+	route    string
+	listener *wire.Listener
+	chunked  bool
+	alive    *keepAlive // nil without keep-alive
+
+	reason atomic.Pointer[Reason] // why it ends; the first counts
+}
+
+// keepAlive is what a quiet stream is sent.
+type keepAlive struct {
+	content  []byte // encoded
+	timeout  time.Duration
+	interval bool         // regardless of items
+	last     atomic.Int64 // when the client was last sent something, Unix nanoseconds
+	timer    *wire.Timer
+}
+
+// serveStream begins a stream.
+func (k *Keeper) serveStream(call Call) {
+	instruction := call.Instruction
+	c, err := take(call.W, call.R)
+	if err != nil {
+		k.log.Debug("stream hold", "route", call.Route, "error", err)
+		return
+	}
+	s := &stream{keeper: k, route: call.Route, listener: c.listener, chunked: c.chunked}
+	opts := wire.Options{Handler: s, Unread: true, Buffered: c.buffered}
+
+	if !hasBody(call.Status, c.head) {
+		// Nothing can be appended: the answer is whole with its head.
+		k.plain(&c, &call)
+		return
+	}
+	var first []byte // what the client is sent when the channels are subscribed
+	if c.hijacked != nil {
+		head := appendHead(make([]byte, 0, 512), call.Status, call.Reason, call.Header)
+		if c.chunked {
+			head = append(head, "Transfer-Encoding: chunked\r\n"...)
+		}
+		if c.listener == nil {
+			head = append(head, "Connection: close\r\n"...)
+		}
+		first = append(head, "\r\n"...)
+		if call.Rest != nil {
+			if err := copyRest(&c, first, call.Body, call.Rest); err != nil {
+				k.log.Debug("stream hold: initial body", "route", call.Route, "error", err)
+				c.hijacked.Close()
+				return
+			}
+			first = nil
+		} else if c.chunked {
+			first = hub.AppendChunk(first, call.Body)
+		} else {
+			first = append(first, call.Body...)
+		}
+		if s.conn, err = k.opts.Group.Adopt(c.hijacked, opts); err != nil {
+			k.log.Warn("stream hold", "route", call.Route, "error", err)
+			return
+		}
+	} else {
+		rest, err := writeFirst(&call)
+		if err != nil {
+			return
+		}
+		first = rest
+		s.conn = k.opts.Group.Respond(call.W, call.R, opts)
+	}
+
+	s.setKeepAlive(instruction.KeepAlive)
+	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
+	if !k.add(s, "stream") {
+		s.end(ReasonShutdown)
+	} else if err := k.follow(&s.sub, k.channels(&call, instruction)); err != nil {
+		k.log.Warn("stream hold: subscribe", "route", call.Route, "error", err)
+		s.conn.Start(first)
+		s.fail(ReasonError)
+	} else {
+		s.conn.Start(first)
+	}
+	if c.hijacked == nil {
+		s.conn.Wait()
+	}
+}
+
+// plain writes an answer that is whole with its head.
+func (k *Keeper) plain(c *client, call *Call) {
+	if call.Rest != nil {
+		call.Rest.Close()
+	}
+	if c.hijacked == nil {
+		copyHeader(call.W.Header(), call.Header)
+		call.W.WriteHeader(call.Status)
+		return
+	}
+	b := appendHead(nil, call.Status, call.Reason, call.Header)
+	if c.listener == nil {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	conn, err := k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: nobody{}, Unread: true, Buffered: c.buffered})
+	if err != nil {
+		return
+	}
+	conn.Release(append(b, "\r\n"...), c.listener)
+}
+
+// nobody is told nothing.
+type nobody struct{}
+
+func (nobody) Data(*wire.Conn, []byte)  {}
+func (nobody) Closed(*wire.Conn, error) {}
+
+// writeFirst writes head and initial body of a response that stays with its
+// server, except for a small body, which it returns.
+func writeFirst(call *Call) ([]byte, error) {
+	copyHeader(call.W.Header(), call.Header)
+	call.W.WriteHeader(call.Status)
+	if call.Rest == nil {
+		if len(call.Body) > 0 {
+			return call.Body, nil
+		}
+		return nil, http.NewResponseController(call.W).Flush()
+	}
+	defer call.Rest.Close()
+	if _, err := call.W.Write(call.Body); err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, 32<<10)
+	rc := http.NewResponseController(call.W)
+	for {
+		n, err := call.Rest.Read(buffer)
+		if n > 0 {
+			if _, e := call.W.Write(buffer[:n]); e != nil {
+				return nil, e
+			}
+			rc.Flush()
+		}
+		if err != nil {
+			return nil, nil
+		}
+	}
+}
+
+func copyHeader(dst, src http.Header) {
+	for name, values := range src {
+		switch name {
+		case "Content-Length", "Transfer-Encoding", "Connection", "Trailer":
+			continue
+		}
+		dst[name] = values
+	}
+}
+
+// setKeepAlive begins keep-alive messages.
+func (s *stream) setKeepAlive(ka *grip.KeepAlive) {
+	if ka == nil || len(ka.Content) == 0 {
+		return
+	}
+	content := ka.Content
+	if s.chunked {
+		content = hub.AppendChunk(nil, content)
+	}
+	s.alive = &keepAlive{content: content, timeout: ka.Timeout, interval: ka.Mode == grip.KeepAliveInterval}
+	s.alive.last.Store(time.Now().UnixNano())
+	s.alive.timer = s.conn.Timers().New(s.keepAlive)
+	s.alive.timer.Set(jittered(ka.Timeout))
+}
+
+// jittered takes up to a second off, so that clients that came together are not
+// all sent to together forever.
+func jittered(d time.Duration) time.Duration { return d - rand.N(min(time.Second, d/10)+1) }
+
+// keepAlive is called when the client may be due.
+func (s *stream) keepAlive() {
+	a := s.alive
+	if !a.interval {
+		quiet := time.Since(time.Unix(0, a.last.Load()))
+		if left := a.timeout - quiet; left > time.Second || left > a.timeout/10 {
+			a.timer.Set(left)
+			return
+		}
+	}
+	switch s.conn.Send(a.content) {
+	case wire.ErrSlow:
+		s.fail(ReasonSlow)
+		return
+	case wire.ErrClosed:
+		return
+	}
+	a.last.Store(time.Now().UnixNano())
+	a.timer.Set(jittered(a.timeout))
+}
+
+// Deliver implements hub.Receiver.
+func (s *stream) Deliver(run *hub.Run) int {
+	if run.Len() == 1 {
+		if st := run.Item(0).Stream; st != nil && st.Action != grip.ActionSend {
+			if st.Action != grip.ActionClose {
+				return 0
+			}
+			s.end(ReasonPublished)
+			return 1
+		}
+	}
+	var b []byte
+	var n int
+	if s.chunked {
+		b, n = run.Chunks()
+	} else {
+		b, n = run.Stream()
+	}
+	switch s.conn.Send(b) {
+	case nil:
+		if s.alive != nil {
+			s.alive.last.Store(time.Now().UnixNano())
+		}
+		return n
+	case wire.ErrSlow:
+		s.keeper.log.Info("stream client is too slow, closing", "route", s.route)
+		s.fail(ReasonSlow)
+	}
+	return 0
+}
+
+// Notify implements hub.Receiver.
+func (s *stream) Notify(notice hub.Notice, channel string) {
+	if notice == hub.NoticeLost {
+		s.keeper.log.Info("items were lost, closing a stream client", "route", s.route, "channel", channel)
+		s.fail(ReasonLost)
+	}
+}
+
+func (s *stream) setReason(reason Reason) { s.reason.CompareAndSwap(nil, &reason) }
+
+// end ends the response properly.
+func (s *stream) end(reason Reason) {
+	s.setReason(reason)
+	switch {
+	case s.chunked && reason == ReasonShutdown:
+		s.conn.Close(lastChunk)
+	case s.chunked:
+		s.conn.Release(lastChunk, s.listener)
+	default:
+		s.conn.Close(nil)
+	}
+}
+
+// fail cuts the response, so that the client knows that it is not whole.
+func (s *stream) fail(reason Reason) {
+	s.setReason(reason)
+	s.conn.Abort()
+}
+
+func (s *stream) drain() { s.end(ReasonShutdown) }
+func (s *stream) abort() { s.fail(ReasonShutdown) }
+
+// Data implements wire.Handler; nothing is read.
+func (s *stream) Data(*wire.Conn, []byte) {}
+
+// Closed implements wire.Handler.
+func (s *stream) Closed(_ *wire.Conn, err error) {
+	s.sub.Leave()
+	if errors.Is(err, wire.ErrStalled) {
+		s.setReason(ReasonSlow)
+	}
+	s.setReason(ReasonGone)
+	if s.alive != nil {
+		s.alive.timer.Stop()
+	}
+	s.keeper.remove(s, "stream", *s.reason.Load())
+}

@@ -1,0 +1,892 @@
+package socket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/wsoverhttp"
+)
+
+// Close codes that the gateway sends (RFC 6455, section 7.4.1).
+const (
+	closeNormal       = websocket.CloseNormalClosure
+	closeGoingAway    = websocket.CloseGoingAway
+	closeProtocol     = websocket.CloseProtocolError
+	closeInvalidUTF8  = websocket.CloseInvalidFramePayloadData
+	closeTooBig       = websocket.CloseMessageTooBig
+	closeOriginFailed = websocket.CloseInternalServerErr
+	closeUnreachable  = websocket.CloseServiceRestart
+	closeTryAgain     = websocket.CloseTryAgainLater
+)
+
+// upstream is the origin's side of a session. Calls come one at a time.
+type upstream interface {
+	// Send passes on what happened. The answer is nil if the origin answers in its
+	// own time. An error that is wsoverhttp.ErrNotSent may be tried again.
+	Send(ctx context.Context, events ...wsoverhttp.Event) (*wsoverhttp.Answer, error)
+
+	// Close lets go of the origin without a word.
+	Close()
+}
+
+// session is one WebSocket client. It is a wire.Handler and a hub.Receiver.
+type session struct {
+	// Fixed after Serve.
+	keeper   *Keeper
+	conn     *wire.Conn
+	up       upstream
+	id       string
+	route    string
+	prefix   string   // of channels
+	implicit []string // channels that the route subscribes
+	marker   string   // what the origin's messages begin with
+	grip     bool     // the origin speaks GRIP: marker and control messages count
+	deflated bool
+	oneEvent bool
+	native   bool
+
+	// Guarded by its shard's lock, in the hub.
+	sub hub.Subscriber
+
+	// alive is nil without keep-alive messages.
+	alive atomic.Pointer[keepAlive]
+
+	// Owned by whoever calls Data: one at a time.
+	partial []byte // the beginning of a frame
+	message []byte // the frames of an unfinished message
+	payload int    // bytes of payload in message
+
+	// Guarded by mu.
+	mu           sync.Mutex
+	waiting      []wsoverhttp.Event // for the origin; at most waitingBytesMax, then the client is paused
+	waitingBytes int
+	exchanging   bool // a goroutine is asking the origin
+	more         bool // part of the last request is still to be sent
+	refresh      bool // the origin is to be asked although nothing happened
+	paused       bool // the client is not read until waiting is empty
+	detached     bool
+	clientClosed bool // the client's Close has come
+	closeSent    bool // ours has gone
+	closeTold    bool // the origin was or will be told that it is over
+	originDone   bool // the origin is not asked any more
+	gone         bool // the connection has ended
+	pings        int  // the origin's that the client has not answered
+	reason       Reason
+	echo         []byte // the content of the client's Close
+	interval     time.Duration
+	ask          *wire.Timer // for interval
+	closing      *wire.Timer // for closeTimeout
+	delayed      *delayed
+	meta         map[string]string
+}
+
+// keepAlive is a message that is sent to a quiet client.
+type keepAlive struct {
+	frame    []byte
+	timeout  time.Duration
+	interval bool         // regardless of other messages
+	last     atomic.Int64 // when the client was last sent something, Unix nanoseconds
+	timer    *wire.Timer
+}
+
+// delayed is a message that is sent later unless it is replaced.
+type delayed struct {
+	frame []byte
+	timer *wire.Timer
+}
+
+// Data implements wire.Handler: it finds messages in what the client sent.
+func (s *session) Data(_ *wire.Conn, p []byte) {
+	limit := s.keeper.opts.MessageBytes
+	rest := p
+	if len(s.partial) > 0 {
+		s.partial = append(s.partial, p...)
+		rest = s.partial
+	}
+	for len(rest) > 0 {
+		h, ok := parseHeader(rest, limit)
+		if !ok {
+			break
+		}
+		if !h.control() && s.payload+h.payload > limit {
+			s.close(ReasonTooBig, closeTooBig, "message too big")
+			s.forget()
+			return
+		}
+		if !h.refuse && len(rest) < h.size {
+			break
+		}
+		raw := rest[:min(h.size, len(rest))]
+		rest = rest[len(raw):]
+		switch {
+		case h.refuse || h.control():
+			if !s.readControl(raw) {
+				s.forget()
+				return
+			}
+		case h.fin && s.message == nil:
+			if !s.readMessage(raw, h.payload) {
+				s.forget()
+				return
+			}
+		default:
+			s.message = append(s.message, raw...)
+			s.payload += h.payload
+			// A frame that has no business here is refused now, not after the last.
+			if first := s.message[0] & 0x0f; first == 0 || h.opcode != 0 && len(s.message) > len(raw) || first > websocket.BinaryMessage {
+				s.readMessage(s.message, s.payload)
+				s.close(ReasonProtocol, closeProtocol, "fragment out of order")
+				s.forget()
+				return
+			}
+			if h.fin {
+				message, payload := s.message, s.payload
+				s.message, s.payload = nil, 0
+				if !s.readMessage(message, payload) {
+					s.forget()
+					return
+				}
+			}
+		}
+	}
+	if len(rest) == 0 {
+		s.partial = nil
+	} else if len(s.partial) == 0 {
+		s.partial = append([]byte(nil), rest...)
+	} else {
+		s.partial = append(s.partial[:0], rest...)
+	}
+}
+
+// forget drops what was read of a message: nothing more is wanted.
+func (s *session) forget() { s.partial, s.message, s.payload = nil, nil, 0 }
+
+// readMessage passes a whole message on; false means that it is refused.
+func (s *session) readMessage(raw []byte, payload int) bool {
+	text, content, refusal, err := readMessage(raw, payload, s.keeper.opts.MessageBytes, s.deflated)
+	switch {
+	case err == errTooBig:
+		s.close(ReasonTooBig, closeTooBig, "message too big")
+	case err == errUTF8:
+		s.close(ReasonProtocol, closeInvalidUTF8, "text is not UTF-8")
+	case err != nil:
+		s.keeper.log.Debug("frame refused", "conn", s.id, "error", err)
+		s.closeWith(ReasonProtocol, refusal)
+	default:
+		s.keeper.received.Inc()
+		event := wsoverhttp.Event{Type: wsoverhttp.Binary, Content: content}
+		if text {
+			event.Type = wsoverhttp.Text
+		}
+		s.fromClient(event)
+		return true
+	}
+	return false
+}
+
+// readControl acts on a control frame; false means that nothing more is read.
+func (s *session) readControl(raw []byte) bool {
+	event, refusal, err := readControl(raw)
+	if err != nil {
+		s.keeper.log.Debug("frame refused", "conn", s.id, "error", err)
+		s.closeWith(ReasonProtocol, refusal)
+		return false
+	}
+	switch event.Type {
+	case wsoverhttp.Ping:
+		s.send(frame(websocket.PongMessage, event.Content, false))
+	case wsoverhttp.Pong:
+		// Only an origin that asked wants to know.
+		s.mu.Lock()
+		asked := s.pings > 0
+		if asked {
+			s.pings--
+		}
+		s.mu.Unlock()
+		if asked {
+			s.fromClient(event)
+		}
+	case wsoverhttp.Close:
+		s.clientClose(event.Content)
+		return false
+	}
+	return true
+}
+
+// fromClient passes an event to the origin.
+func (s *session) fromClient(event wsoverhttp.Event) {
+	s.mu.Lock()
+	if s.detached || s.clientClosed || s.closeSent {
+		s.mu.Unlock()
+		return
+	}
+	pause := s.offerLocked(event)
+	s.mu.Unlock()
+	if pause {
+		s.conn.Pause()
+		// The origin may have answered meanwhile.
+		s.mu.Lock()
+		late := !s.paused
+		s.mu.Unlock()
+		if late {
+			s.conn.Resume()
+		}
+	}
+}
+
+// offerLocked queues an event for the origin, sees to it that it is asked, and
+// returns whether the client has to be paused.
+func (s *session) offerLocked(event wsoverhttp.Event) (pause bool) {
+	if s.originDone {
+		return false
+	}
+	s.waiting = append(s.waiting, event)
+	s.waitingBytes += len(event.Content)
+	s.startLocked()
+	if !s.paused && (s.waitingBytes > waitingBytesMax || len(s.waiting) > waitingEventsMax) {
+		s.paused = true
+		return true
+	}
+	return false
+}
+
+// startLocked sees to it that somebody asks the origin.
+func (s *session) startLocked() {
+	if !s.exchanging && !s.originDone {
+		s.exchanging = true
+		go s.exchange()
+	}
+}
+
+// exchange asks the origin as long as there is something to ask.
+func (s *session) exchange() {
+	for {
+		s.mu.Lock()
+		if s.originDone || len(s.waiting) == 0 && !s.refresh && !s.more {
+			s.exchanging = false
+			s.waiting, s.waitingBytes = nil, 0
+			gone := s.gone
+			if s.interval > 0 && !gone && !s.originDone {
+				if s.ask == nil {
+					s.ask = s.conn.Timers().New(s.askAgain)
+				}
+				s.ask.Set(s.interval)
+			}
+			paused := s.paused
+			s.paused = false
+			s.mu.Unlock()
+			if paused {
+				s.conn.Resume()
+			}
+			if gone {
+				s.up.Close()
+				s.keeper.remove(s)
+			}
+			return
+		}
+		events := s.waiting
+		s.refresh = false
+		if s.more {
+			// The origin gets what did not fit in the last request first.
+			s.more = false
+			s.mu.Unlock()
+			s.sendToOrigin(nil)
+			continue
+		}
+		if s.oneEvent && len(events) > 1 {
+			s.waiting = events[1:]
+			events = events[:1]
+			s.waitingBytes -= len(events[0].Content)
+		} else {
+			s.waiting, s.waitingBytes = nil, 0
+		}
+		paused := s.paused
+		s.paused = false
+		s.mu.Unlock()
+		if paused {
+			s.conn.Resume()
+		}
+		s.sendToOrigin(events)
+	}
+}
+
+// sendToOrigin makes one request, again if it did not reach the origin, and acts
+// on the answer.
+func (s *session) sendToOrigin(events []wsoverhttp.Event) {
+	delay := retryFirst
+	for try := 0; ; try++ {
+		ctx, cancel := context.WithTimeout(s.keeper.ctx, s.keeper.opts.ExchangeTimeout)
+		start := time.Now()
+		answer, err := s.up.Send(ctx, events...)
+		cancel()
+		if err == nil {
+			s.keeper.exchangeTime.Observe(time.Since(start).Seconds())
+			if closes(events) && s.letGo() {
+				return
+			}
+			if answer != nil {
+				s.answered(answer)
+			}
+			if !s.native && closes(events) {
+				s.finishClose(nil) // the origin had its chance to answer with a code
+			}
+			s.waitForClient()
+			return
+		}
+		if !errors.Is(err, wsoverhttp.ErrNotSent) {
+			s.originFailed(ReasonOriginError, err)
+			return
+		}
+		if try == retriesMax || s.keeper.ctx.Err() != nil {
+			s.originFailed(ReasonUnreachable, err)
+			return
+		}
+		s.keeper.retried.Inc()
+		s.keeper.log.Debug("origin unreachable, will try again", "conn", s.id, "route", s.route, "after", delay, "error", err)
+		timer := time.NewTimer(delay + rand.N(retryJitter))
+		select {
+		case <-timer.C:
+		case <-s.keeper.ctx.Done():
+			timer.Stop()
+		}
+		delay *= 2
+	}
+}
+
+// letGo ends a detached client's origin, which has just been told so: what it
+// says to that is nobody's business any more.
+func (s *session) letGo() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.originDone = s.originDone || s.detached && !s.native
+	return s.detached
+}
+
+// closes says whether the events tell the origin that it is over.
+func closes(events []wsoverhttp.Event) bool {
+	return len(events) > 0 && events[len(events)-1].Type == wsoverhttp.Close
+}
+
+// waitForClient waits while the client is behind with what the origin answered,
+// so that an origin's answers do not pile up here. The wait is bounded: a client
+// that takes nothing is closed by package wire.
+func (s *session) waitForClient() {
+	for s.conn.Queued() > behindBytesMax {
+		time.Sleep(behindStep)
+	}
+}
+
+// behindStep is how often a client that is behind is looked at.
+const behindStep = 5 * time.Millisecond
+
+// originFailed closes the client after the origin has failed.
+func (s *session) originFailed(reason Reason, err error) {
+	s.mu.Lock()
+	s.originDone = true
+	gone := s.gone
+	s.mu.Unlock()
+	level := s.keeper.log.Warn
+	if gone {
+		level = s.keeper.log.Debug
+	}
+	level("WebSocket origin failed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
+	if reason == ReasonUnreachable {
+		s.closeAndEnd(reason, closeUnreachable, "origin is unreachable")
+	} else {
+		s.closeAndEnd(reason, closeOriginFailed, "origin failed")
+	}
+}
+
+// answered acts on an origin's answer.
+func (s *session) answered(answer *wsoverhttp.Answer) {
+	s.mu.Lock()
+	s.interval = answer.KeepAlive
+	if s.interval == 0 && s.ask != nil {
+		s.ask.Stop()
+	}
+	s.more = answer.More
+	s.mu.Unlock()
+	for _, event := range answer.Events {
+		if !s.fromOrigin(event) {
+			return
+		}
+	}
+}
+
+// fromOrigin acts on an event of the origin; false means that it is the last.
+func (s *session) fromOrigin(event wsoverhttp.Event) bool {
+	switch event.Type {
+	case wsoverhttp.Text, wsoverhttp.Binary:
+		content := event.Content
+		if s.grip {
+			if event.Type == wsoverhttp.Text && bytes.HasPrefix(content, []byte("c:")) {
+				s.control(content[2:])
+				return true
+			}
+			if !bytes.HasPrefix(content, []byte(s.marker)) {
+				s.keeper.unprefixed.Inc()
+				s.keeper.log.Debug("origin's message dropped: no message prefix", "conn", s.id, "prefix", s.marker)
+				return true
+			}
+			content = content[len(s.marker):]
+		}
+		kind := websocket.TextMessage
+		if event.Type == wsoverhttp.Binary {
+			kind = websocket.BinaryMessage
+		}
+		s.send(frame(kind, content, s.deflated))
+	case wsoverhttp.Ping:
+		s.mu.Lock()
+		s.pings++
+		s.mu.Unlock()
+		s.send(frame(websocket.PingMessage, event.Content, false))
+	case wsoverhttp.Pong:
+		s.send(frame(websocket.PongMessage, event.Content, false))
+	case wsoverhttp.Close:
+		code, reason, ok := wsoverhttp.ParseClose(event.Content)
+		if !ok {
+			code = closeNormal
+		}
+		s.originClose(closeFrame(code, reason))
+		return false
+	case wsoverhttp.Disconnect, wsoverhttp.Open:
+		s.mu.Lock()
+		s.originDone = true
+		s.setReasonLocked(ReasonOrigin)
+		s.mu.Unlock()
+		s.conn.Close(nil)
+		return false
+	}
+	return true
+}
+
+// send sends a frame to the client.
+func (s *session) send(b []byte) {
+	if len(b) == 0 {
+		s.keeper.log.Debug("control frame too long, dropped", "conn", s.id)
+		return
+	}
+	switch s.conn.Send(b) {
+	case nil:
+		s.touch()
+	case wire.ErrSlow:
+		s.slow()
+	}
+}
+
+// touch notes that the client was sent something.
+func (s *session) touch() {
+	if alive := s.alive.Load(); alive != nil {
+		alive.last.Store(time.Now().UnixNano())
+	}
+}
+
+// slow closes a client that does not take what it is sent: it would miss
+// something, and it could not know.
+func (s *session) slow() {
+	s.mu.Lock()
+	s.setReasonLocked(ReasonSlow)
+	s.closeSent = true
+	s.mu.Unlock()
+	s.keeper.log.Info("WebSocket client is too slow, closing", "conn", s.id, "route", s.route)
+	s.conn.CloseNow(closeFrame(closeTryAgain, "too slow"))
+}
+
+func (s *session) setReasonLocked(reason Reason) {
+	if s.reason == "" {
+		s.reason = reason
+	}
+}
+
+// originClose passes the origin's Close on.
+func (s *session) originClose(b []byte) {
+	s.mu.Lock()
+	if s.clientClosed {
+		s.mu.Unlock()
+		s.finishClose(b)
+		return
+	}
+	s.mu.Unlock()
+	s.sealAndWait(ReasonOrigin, b)
+}
+
+// close begins the closing handshake from our side. The origin is told when the
+// client has answered.
+func (s *session) close(reason Reason, code int, text string) {
+	s.sealAndWait(reason, closeFrame(code, text))
+}
+
+func (s *session) closeWith(reason Reason, b []byte) {
+	if len(b) == 0 {
+		b = closeFrame(closeProtocol, "")
+	}
+	s.sealAndWait(reason, b)
+}
+
+// sealAndWait sends a Close frame as the last one and gives the client
+// closeTimeout to answer.
+func (s *session) sealAndWait(reason Reason, b []byte) {
+	s.mu.Lock()
+	if s.closeSent || s.gone {
+		s.mu.Unlock()
+		return
+	}
+	s.closeSent = true
+	s.setReasonLocked(reason)
+	s.closingLocked()
+	broken := reason == ReasonProtocol || reason == ReasonTooBig
+	s.mu.Unlock()
+	if broken {
+		// What else such a client sends cannot be read.
+		s.conn.Close(b)
+		return
+	}
+	s.conn.Seal(b)
+}
+
+// closingLocked sets the limit for the closing handshake.
+func (s *session) closingLocked() {
+	if s.closing == nil {
+		s.closing = s.conn.Timers().New(s.closeTimedOut)
+		s.closing.Set(closeTimeout)
+	}
+}
+
+// closeAndEnd sends a Close frame and ends the connection without waiting for
+// the client's.
+func (s *session) closeAndEnd(reason Reason, code int, text string) {
+	s.mu.Lock()
+	s.setReasonLocked(reason)
+	sent := s.closeSent
+	s.closeSent = true
+	s.mu.Unlock()
+	if sent {
+		s.conn.Close(nil)
+		return
+	}
+	s.conn.Close(closeFrame(code, text))
+}
+
+// clientClose acts on the client's Close frame.
+func (s *session) clientClose(content []byte) {
+	s.mu.Lock()
+	if s.clientClosed {
+		s.mu.Unlock()
+		return
+	}
+	s.clientClosed = true
+	s.setReasonLocked(ReasonClient)
+	s.echo = content
+	answered := s.closeSent
+	wait := false
+	if !s.closeTold && !s.originDone {
+		s.closeTold = true
+		s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close, Content: content})
+		wait = !answered
+	}
+	if wait {
+		s.closingLocked()
+	}
+	s.mu.Unlock()
+	if !wait {
+		s.finishClose(nil)
+	}
+}
+
+// finishClose ends a connection whose client has closed: with the origin's Close
+// frame, or with the client's own, unless one has gone already.
+func (s *session) finishClose(b []byte) {
+	s.mu.Lock()
+	if !s.clientClosed {
+		s.mu.Unlock()
+		return
+	}
+	if s.closeSent {
+		b = nil
+	} else if b == nil {
+		code, _, _ := wsoverhttp.ParseClose(s.echo)
+		b = closeFrame(code, "")
+	}
+	s.closeSent = true
+	s.mu.Unlock()
+	s.conn.Close(b)
+}
+
+// closeTimedOut ends a closing handshake that one of the others did not finish.
+func (s *session) closeTimedOut() {
+	s.finishClose(nil)
+	s.conn.Close(nil)
+}
+
+// Closed implements wire.Handler.
+func (s *session) Closed(_ *wire.Conn, err error) {
+	s.sub.Leave()
+	s.mu.Lock()
+	s.gone = true
+	switch {
+	case errors.Is(err, wire.ErrStalled):
+		s.setReasonLocked(ReasonSlow)
+	case errors.Is(err, io.EOF):
+		s.setReasonLocked(ReasonGone)
+	}
+	s.setReasonLocked(ReasonGone)
+	reason := s.reason
+	for _, timer := range []*wire.Timer{s.ask, s.closing} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+	if alive := s.alive.Load(); alive != nil {
+		alive.timer.Stop()
+	}
+	if s.delayed != nil {
+		s.delayed.timer.Stop()
+	}
+	if !s.closeTold && !s.originDone {
+		s.closeTold = true
+		s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Disconnect})
+	}
+	idle := !s.exchanging
+	s.mu.Unlock()
+	s.keeper.open.Dec()
+	s.keeper.closed[string(reason)].Inc()
+	s.keeper.log.Debug("WebSocket closed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
+	if idle {
+		s.up.Close()
+		s.keeper.remove(s)
+	}
+}
+
+// askAgain asks the origin although nothing happened.
+func (s *session) askAgain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone || s.native {
+		return
+	}
+	s.refresh = true
+	s.startLocked()
+}
+
+// Deliver implements hub.Receiver.
+func (s *session) Deliver(run *hub.Run) int {
+	if run.Len() == 1 {
+		if m := run.Item(0).Message; m != nil && m.Action != grip.ActionSend {
+			return s.deliverAction(m)
+		}
+	}
+	b, n := run.Frames(s.deflated)
+	if len(b) == 0 {
+		return 0
+	}
+	switch s.conn.Send(b) {
+	case nil:
+		s.touch()
+		return n
+	case wire.ErrSlow:
+		s.slow()
+	}
+	return 0
+}
+
+// deliverAction acts on a published close or refresh.
+func (s *session) deliverAction(m *grip.MessageItem) int {
+	switch m.Action {
+	case grip.ActionClose:
+		code := m.Code
+		if code == 0 {
+			code = closeNormal
+		}
+		s.mu.Lock()
+		if !s.closeTold && !s.originDone {
+			s.closeTold = true
+			s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close})
+		}
+		s.mu.Unlock()
+		s.close(ReasonPublished, code, m.Reason)
+		return 1
+	case grip.ActionRefresh:
+		s.askAgain()
+		return 1
+	}
+	return 0
+}
+
+// Notify implements hub.Receiver.
+func (s *session) Notify(notice hub.Notice, channel string) {
+	if notice == hub.NoticeLost {
+		s.keeper.log.Info("items were lost, closing a WebSocket client", "conn", s.id, "channel", channel)
+		s.close(ReasonLost, closeTryAgain, "messages were lost")
+	}
+}
+
+// subscribe follows a channel, named without the route's prefix.
+func (s *session) subscribe(name string) {
+	name = s.prefix + name
+	if !s.sub.Subscribed(name) && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
+		s.keeper.subsDropped.Inc()
+		s.keeper.log.Warn("subscription beyond the limit ignored", "conn", s.id, "route", s.route, "channel", name, "limit", s.keeper.opts.Subscriptions)
+		return
+	}
+	s.follow(name)
+}
+
+func (s *session) follow(name string) {
+	ctx, cancel := context.WithTimeout(s.keeper.ctx, subscribeTimeout)
+	defer cancel()
+	if err := s.sub.Subscribe(ctx, name); err != nil && !errors.Is(err, hub.ErrLeft) {
+		s.keeper.log.Warn("subscribe", "conn", s.id, "channel", name, "error", err)
+		s.close(ReasonLost, closeTryAgain, "subscription failed")
+	}
+}
+
+// subscribeTimeout bounds the wait for the bus.
+const subscribeTimeout = 10 * time.Second
+
+// control acts on a control message.
+func (s *session) control(text []byte) {
+	c, err := grip.ParseControl(text)
+	if err != nil {
+		s.keeper.badControl.Inc()
+		s.keeper.log.Warn("control message refused", "conn", s.id, "route", s.route, "error", err)
+		return
+	}
+	switch c.Type {
+	case grip.ControlSubscribe:
+		if len(c.Filters) > filtersMax {
+			s.close(ReasonOriginError, closeOriginFailed, "too many filters")
+			return
+		}
+		s.subscribe(c.Channel)
+	case grip.ControlUnsubscribe:
+		name := s.prefix + c.Channel
+		for _, implicit := range s.implicit {
+			if name == implicit {
+				return
+			}
+		}
+		s.sub.Unsubscribe(name)
+	case grip.ControlDetach:
+		s.mu.Lock()
+		s.detached = true
+		if !s.closeTold {
+			s.closeTold = true
+			s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close})
+		}
+		s.mu.Unlock()
+	case grip.ControlSetMeta:
+		s.mu.Lock()
+		if c.Delete {
+			delete(s.meta, c.Name)
+		} else {
+			if s.meta == nil {
+				s.meta = make(map[string]string)
+			}
+			if _, ok := s.meta[c.Name]; ok || len(s.meta) < metaMax {
+				s.meta[c.Name] = c.Value
+			}
+		}
+		s.mu.Unlock()
+	case grip.ControlKeepAlive:
+		s.setKeepAlive(c)
+	case grip.ControlSendDelayed:
+		s.sendDelayed(c)
+	case grip.ControlFlushDelayed:
+		s.flushDelayed()
+	}
+}
+
+// metaMax bounds the names a connection's meta may have.
+const metaMax = 64
+
+// controlFrame makes the frame of a control message's content.
+func (s *session) controlFrame(c grip.Control) []byte {
+	return Frame(&grip.MessageItem{Type: c.MessageType, Content: c.Content}, s.deflated)
+}
+
+// setKeepAlive begins, changes or ends keep-alive messages.
+func (s *session) setKeepAlive(c grip.Control) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.alive.Swap(nil); old != nil {
+		old.timer.Stop()
+	}
+	if !c.HasContent || s.gone {
+		return
+	}
+	frame := s.controlFrame(c)
+	if frame == nil {
+		return
+	}
+	alive := &keepAlive{frame: frame, timeout: c.Timeout, interval: c.Mode == grip.KeepAliveInterval}
+	alive.last.Store(time.Now().UnixNano())
+	alive.timer = s.conn.Timers().New(func() { s.keepAlive(alive) })
+	s.alive.Store(alive)
+	alive.timer.Set(jittered(alive.timeout))
+}
+
+// jittered takes up to a second off, so that clients that came together are not
+// all sent to together forever.
+func jittered(d time.Duration) time.Duration { return d - rand.N(min(time.Second, d/10)+1) }
+
+// keepAlive is called when alive may be due.
+func (s *session) keepAlive(alive *keepAlive) {
+	s.mu.Lock()
+	current := s.alive.Load() == alive && !s.gone && !s.closeSent
+	s.mu.Unlock()
+	if !current {
+		return
+	}
+	if !alive.interval {
+		quiet := time.Since(time.Unix(0, alive.last.Load()))
+		if left := alive.timeout - quiet; left > time.Second || left > alive.timeout/10 {
+			alive.timer.Set(left)
+			return
+		}
+	}
+	if s.conn.Send(alive.frame) == wire.ErrSlow {
+		s.slow()
+		return
+	}
+	alive.last.Store(time.Now().UnixNano())
+	alive.timer.Set(jittered(alive.timeout))
+}
+
+// sendDelayed sends later; what was to be sent later before is sent now.
+func (s *session) sendDelayed(c grip.Control) {
+	s.flushDelayed()
+	b := s.controlFrame(c)
+	if b == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return
+	}
+	s.delayed = &delayed{frame: b, timer: s.conn.Timers().New(s.flushDelayed)}
+	s.delayed.timer.Set(c.Timeout)
+}
+
+// flushDelayed sends now what was to be sent later.
+func (s *session) flushDelayed() {
+	s.mu.Lock()
+	d := s.delayed
+	s.delayed = nil
+	s.mu.Unlock()
+	if d != nil {
+		d.timer.Stop()
+		s.send(d.frame)
+	}
+}

@@ -1,0 +1,418 @@
+package socket_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/socket"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
+	"github.com/gripway/gripway/wsoverhttp"
+)
+
+const patience = 5 * time.Second
+
+// house is a gateway of one route, in small.
+type house struct {
+	keeper *socket.Keeper
+	bus    pubsub.Bus
+	url    string
+
+	mu   sync.Mutex
+	seen [][]wsoverhttp.Event // one for each request to the origin
+	more chan struct{}
+}
+
+// newHouse serves WebSocket clients; answer is the origin.
+func newHouse(t *testing.T, opts socket.Options, answer func(h http.Header, events []wsoverhttp.Event) string) *house {
+	t.Helper()
+	h := &house{more: make(chan struct{}, 1000)}
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		events, err := wsoverhttp.Decode(body)
+		if err != nil {
+			t.Errorf("gateway sent %q: %v", body, err)
+		}
+		h.mu.Lock()
+		h.seen = append(h.seen, events)
+		h.mu.Unlock()
+		h.more <- struct{}{}
+		w.Header().Set("Content-Type", "application/websocket-events")
+		w.Header().Set("Sec-WebSocket-Extensions", "grip")
+		io.WriteString(w, answer(r.Header, events))
+	}))
+	t.Cleanup(origin.Close)
+	group, err := wire.NewGroup(wire.GroupOptions{QueueBytes: 256 << 10, StallMax: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(group.Close)
+	bus := pubsub.NewMemory()
+	t.Cleanup(func() { bus.Close() })
+	opts.Group = group
+	opts.Hub = hub.New(hub.Options{Bus: bus, Frame: socket.Frame})
+	t.Cleanup(opts.Hub.Close)
+	h.bus = bus
+	h.keeper = socket.NewKeeper(opts)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !socket.CheckHandshake(w, r) {
+			return
+		}
+		h.keeper.Serve(socket.Call{
+			W: w, R: r, ID: "id", Failed: func(err error) { http.Error(w, err.Error(), 502) },
+			Reject: func(status int, header http.Header, body []byte) { w.WriteHeader(status); w.Write(body) },
+		}, wsoverhttp.NewClient(wsoverhttp.ClientOptions{URL: origin.URL + r.RequestURI, Header: r.Header}))
+	}))
+	t.Cleanup(server.Close)
+	h.url = "ws" + strings.TrimPrefix(server.URL, "http") + "/"
+	return h
+}
+
+func (h *house) dial(t *testing.T, dialer *websocket.Dialer) *websocket.Conn {
+	t.Helper()
+	if dialer == nil {
+		dialer = websocket.DefaultDialer
+	}
+	ws, _, err := dialer.Dial(h.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.SetReadDeadline(time.Now().Add(patience))
+	t.Cleanup(func() { ws.Close() })
+	return ws
+}
+
+// saw waits until the origin was told an event like want.
+func (h *house) saw(t *testing.T, want wsoverhttp.EventType, content string) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		h.mu.Lock()
+		for _, events := range h.seen {
+			for _, e := range events {
+				if e.Type == want && string(e.Content) == content {
+					h.mu.Unlock()
+					return
+				}
+			}
+		}
+		seen := fmt.Sprint(h.seen)
+		h.mu.Unlock()
+		select {
+		case <-h.more:
+		case <-deadline:
+			t.Fatalf("origin saw %s, want %s %q", seen, want, content)
+		}
+	}
+}
+
+func (h *house) publish(t *testing.T, channel string, m *grip.MessageItem) {
+	t.Helper()
+	item := &grip.Item{Channel: channel, Message: m}
+	if err := h.bus.Publish(context.Background(), channel, item.AppendJSON(nil)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, ws *websocket.Conn, want string) {
+	t.Helper()
+	_, got, err := ws.ReadMessage()
+	if err != nil || string(got) != want {
+		t.Fatalf("got %.100q, %v; want %.100q", got, err, want)
+	}
+}
+
+func readClose(t *testing.T, ws *websocket.Conn, code int) {
+	t.Helper()
+	_, got, err := ws.ReadMessage()
+	if closed, ok := err.(*websocket.CloseError); !ok || closed.Code != code {
+		t.Fatalf("got %.100q, %v; want close %d", got, err, code)
+	}
+}
+
+func text(s string) string { return fmt.Sprintf("TEXT %x\r\n%s\r\n", len(s), s) }
+
+// echo accepts, subscribes the channel room and says again what it is told.
+func echo(h http.Header, events []wsoverhttp.Event) string {
+	var b strings.Builder
+	for _, e := range events {
+		switch e.Type {
+		case wsoverhttp.Open:
+			b.WriteString("OPEN\r\n" + text(`c:{"type":"subscribe","channel":"room"}`))
+		case wsoverhttp.Text:
+			b.WriteString(text("m:" + string(e.Content)))
+		case wsoverhttp.Binary:
+			fmt.Fprintf(&b, "BINARY %x\r\nm:%s\r\n", len(e.Content)+2, e.Content)
+		case wsoverhttp.Close:
+			b.Write(wsoverhttp.AppendEvents(nil, e))
+		}
+	}
+	return b.String()
+}
+
+func TestClientTalksWithOriginAndHearsPublications(t *testing.T) {
+	for _, deflate := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deflate=%v", deflate), func(t *testing.T) {
+			h := newHouse(t, socket.Options{Compression: deflate}, echo)
+			ws := h.dial(t, &websocket.Dialer{EnableCompression: deflate})
+			for _, message := range []string{"hello", "", strings.Repeat("ä", 50_000)} {
+				if err := ws.WriteMessage(websocket.TextMessage, []byte(message)); err != nil {
+					t.Fatal(err)
+				}
+				read(t, ws, message)
+			}
+			h.publish(t, "room", &grip.MessageItem{Content: []byte("published")})
+			read(t, ws, "published")
+			ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4001, "bye"), time.Now().Add(patience))
+			readClose(t, ws, 4001)
+			h.saw(t, wsoverhttp.Close, "\x0f\xa1bye")
+		})
+	}
+}
+
+func TestFragmentsAndPingsBetweenThem(t *testing.T) {
+	h := newHouse(t, socket.Options{}, echo)
+	ws := h.dial(t, nil)
+	pongs := make(chan string, 1)
+	ws.SetPongHandler(func(data string) error { pongs <- data; return nil })
+	nc := ws.NetConn()
+	// Masks of zero, so that the payload can be read here; one byte a write.
+	stream := "\x01\x83\x00\x00\x00\x00abc" + "\x89\x82\x00\x00\x00\x00hi" + "\x00\x80\x00\x00\x00\x00" + "\x80\x82\x00\x00\x00\x00de"
+	for i := range len(stream) {
+		io.WriteString(nc, stream[i:i+1])
+	}
+	read(t, ws, "abcde")
+	select {
+	case got := <-pongs:
+		if got != "hi" {
+			t.Errorf("pong: got %q, want %q", got, "hi")
+		}
+	default:
+		t.Error("the ping between fragments was not answered before the message")
+	}
+}
+
+func TestBrokenFramesAreRefused(t *testing.T) {
+	for _, test := range []struct {
+		name, bytes string
+		code        int
+	}{
+		{"not masked", "\x81\x01a", 1002},
+		{"reserved bit", "\xc1\x81\x00\x00\x00\x00a", 1002},
+		{"reserved opcode", "\x83\x81\x00\x00\x00\x00a", 1002},
+		{"reserved control opcode", "\x8b\x80\x00\x00\x00\x00", 1002},
+		{"fragmented ping", "\x09\x81\x00\x00\x00\x00a", 1002},
+		{"long ping", "\x89\xfe\x00\x7e\x00\x00\x00\x00", 1002},
+		{"continuation of nothing", "\x80\x81\x00\x00\x00\x00a", 1002},
+		{"unfinished continuation of nothing", "\x00\x81\x00\x00\x00\x00a", 1002},
+		{"text within a message", "\x01\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00b", 1002},
+		{"invalid UTF-8", "\x81\x82\x00\x00\x00\x00\xc3\x28", 1007},
+		{"too big", "\x81\xff\x00\x00\x00\x00\x7f\xff\xff\xff", 1009},
+		{"length with its highest bit", "\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00", 1009},
+		{"half a close code", "\x88\x81\x00\x00\x00\x00\x03", 1002},
+		{"close code 1005", "\x88\x82\x00\x00\x00\x00\x03\xed", 1002},
+		{"close reason that is not UTF-8", "\x88\x84\x00\x00\x00\x00\x03\xe8\xc3\x28", 1002},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // each waits for its connection's linger
+			h := newHouse(t, socket.Options{}, echo)
+			ws := h.dial(t, nil)
+			io.WriteString(ws.NetConn(), test.bytes)
+			readClose(t, ws, test.code)
+			h.saw(t, wsoverhttp.Disconnect, "")
+		})
+	}
+}
+
+func TestDeflateBombIsRefused(t *testing.T) {
+	h := newHouse(t, socket.Options{Compression: true}, echo)
+	ws := h.dial(t, &websocket.Dialer{EnableCompression: true})
+	ws.WriteMessage(websocket.TextMessage, make([]byte, 20<<20))
+	readClose(t, ws, 1009)
+}
+
+func TestEventsThatComeMeanwhileLeaveTogether(t *testing.T) {
+	release := make(chan struct{})
+	h := newHouse(t, socket.Options{}, func(header http.Header, events []wsoverhttp.Event) string {
+		if events[0].Type == wsoverhttp.Text && string(events[0].Content) == "0" {
+			<-release
+		}
+		return echo(header, events)
+	})
+	ws := h.dial(t, nil)
+	ws.WriteMessage(websocket.TextMessage, []byte("0"))
+	h.saw(t, wsoverhttp.Text, "0")
+	for i := 1; i < 6; i++ {
+		ws.WriteMessage(websocket.TextMessage, fmt.Append(nil, i))
+	}
+	ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(patience))
+	ponged := make(chan struct{})
+	ws.SetPongHandler(func(string) error { close(ponged); return nil })
+	go func() {
+		<-ponged // the gateway has read all there was before it
+		close(release)
+	}()
+	for i := range 6 {
+		read(t, ws, fmt.Sprint(i))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.seen) != 3 || len(h.seen[2]) != 5 {
+		t.Errorf("requests: got %v, want OPEN, one event, five events", h.seen)
+	}
+}
+
+func TestClientThatOutrunsItsOriginIsPausedNotDropped(t *testing.T) {
+	release := make(chan struct{})
+	h := newHouse(t, socket.Options{}, func(header http.Header, events []wsoverhttp.Event) string {
+		if events[0].Type != wsoverhttp.Open {
+			<-release
+		}
+		return echo(header, events)
+	})
+	ws := h.dial(t, nil)
+	const messages, size = 100, 50_000
+	written := make(chan error, 1)
+	go func() {
+		for i := range messages {
+			if err := ws.WriteMessage(websocket.BinaryMessage, fmt.Appendf(make([]byte, 0, size), "%*d", size, i)); err != nil {
+				written <- err
+				return
+			}
+		}
+		written <- nil
+	}()
+	time.Sleep(50 * time.Millisecond) // let it pile up
+	close(release)
+	for i := range messages {
+		read(t, ws, fmt.Sprintf("%*d", size, i))
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSlowClientIsClosedNotSkipped(t *testing.T) {
+	h := newHouse(t, socket.Options{}, echo)
+	ws := h.dial(t, nil)
+	item := &grip.MessageItem{Content: make([]byte, 10_000), Type: grip.Binary}
+	for i := range 3000 {
+		copy(item.Content, fmt.Sprintf("%5d", i))
+		h.publish(t, "room", item)
+	}
+	h.saw(t, wsoverhttp.Disconnect, "")
+	next := 0
+	for {
+		_, got, err := ws.ReadMessage()
+		if err != nil {
+			// It took nothing for so long that the Close frame had to go as well.
+			if !websocket.IsCloseError(err, websocket.CloseTryAgainLater, websocket.CloseAbnormalClosure) {
+				t.Errorf("got %v, want close 1013", err)
+			}
+			break
+		}
+		if want := fmt.Sprintf("%5d", next); string(got[:5]) != want {
+			t.Fatalf("got item %q, want %q: there is a hole", got[:5], want)
+		}
+		next++
+	}
+	if next >= 3000 {
+		t.Error("the client was not slow")
+	}
+}
+
+func TestFailingOriginClosesItsClientOnly(t *testing.T) {
+	h := newHouse(t, socket.Options{}, func(header http.Header, events []wsoverhttp.Event) string {
+		if events[0].Type == wsoverhttp.Text && string(events[0].Content) == "fail" {
+			return "TEXT xyz\r\n"
+		}
+		return echo(header, events)
+	})
+	good, bad := h.dial(t, nil), h.dial(t, nil)
+	bad.WriteMessage(websocket.TextMessage, []byte("fail"))
+	readClose(t, bad, 1011)
+	good.WriteMessage(websocket.TextMessage, []byte("hello"))
+	read(t, good, "hello")
+}
+
+func TestPublishedCloseAndDetach(t *testing.T) {
+	h := newHouse(t, socket.Options{}, func(header http.Header, events []wsoverhttp.Event) string {
+		if events[0].Type == wsoverhttp.Text {
+			return text(`c:{"type":"detach"}`)
+		}
+		return echo(header, events)
+	})
+	ws := h.dial(t, nil)
+	ws.WriteMessage(websocket.TextMessage, []byte("detach"))
+	h.saw(t, wsoverhttp.Close, "")
+	ws.WriteMessage(websocket.TextMessage, []byte("dropped"))
+	h.publish(t, "room", &grip.MessageItem{Content: []byte("still here")})
+	read(t, ws, "still here")
+	h.publish(t, "room", &grip.MessageItem{Action: grip.ActionClose, Code: 4009, Reason: "enough"})
+	readClose(t, ws, 4009)
+	time.Sleep(20 * time.Millisecond) // nothing more may reach the origin
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.seen) != 3 {
+		t.Errorf("requests: got %v, want three", h.seen)
+	}
+}
+
+func TestDrainSays1001AndTellsTheOrigin(t *testing.T) {
+	h := newHouse(t, socket.Options{}, echo)
+	ws := h.dial(t, nil)
+	done := make(chan error)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		done <- h.keeper.Drain(ctx)
+	}()
+	readClose(t, ws, 1001)
+	if err := <-done; err != nil {
+		t.Fatalf("Drain: %v", err)
+	}
+	h.saw(t, wsoverhttp.Close, "\x03\xe9")
+}
+
+func TestWrongHandshakesAreRefusedBeforeTheOriginIsAsked(t *testing.T) {
+	h := newHouse(t, socket.Options{}, echo)
+	for _, test := range []struct {
+		name, head string
+		want       int
+	}{
+		{"version 8", "Sec-WebSocket-Version: 8\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 426},
+		{"no version", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 426},
+		{"short key", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n", 400},
+		{"no key", "Sec-WebSocket-Version: 13\r\n", 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			nc, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(h.url, "ws://"), "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			fmt.Fprintf(nc, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n%s\r\n", test.head)
+			var proto string
+			var status int
+			fmt.Fscan(nc, &proto, &status)
+			if status != test.want {
+				t.Errorf("got %d, want %d", status, test.want)
+			}
+		})
+	}
+	if len(h.seen) > 0 {
+		t.Errorf("the origin was asked: %v", h.seen)
+	}
+}

@@ -329,7 +329,7 @@ func (s *script) pieces(w *words, c *harness.Client, look func(data []byte) (tak
 }
 
 // expect SOCKET open | STATUS ['Name: value'] ['!Name'] [body C]
-// expect SOCKET text|binary C | text~ RE | text.len N
+// expect SOCKET [times N] text|binary C | text~ RE | text.len N
 // expect SOCKET ping|pong C | close [CODE [REASON]] | frame fin=0,op=1 C | eof | gone | silent D
 func (s *script) expectSocket(w *words, p socket) error {
 	feed := seen(p)
@@ -374,6 +374,14 @@ func (s *script) expectSocket(w *words, p socket) error {
 		case word == "silent":
 			if err := silent(feed, w.duration("how long")); err != nil {
 				return err
+			}
+		case word == "times":
+			times, kind, want := w.number("how often"), w.next("text or binary"), w.content()
+			for i := range times {
+				message, err := s.message(w, p)
+				if err != nil || message.Op != opcodes[kind] || !bytes.Equal(message.Payload, want) {
+					return fmt.Errorf("message %d of %d: got %v (%v), want %s %s", i+1, times, message, err, kind, harness.Quote(want))
+				}
 			}
 		case word == "close":
 			if err := s.expectClose(w, feed); err != nil {

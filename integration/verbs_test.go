@@ -42,6 +42,7 @@ var verbs = map[string]func(s *script, w *words, neg bool) error{
 	"up":             (*script).up,
 	"open":           (*script).open,
 	"nats":           (*script).nats,
+	"port":           (*script).port,
 	"nats-publish":   (*script).natsPublish,
 	"nats-subscribe": (*script).natsSubscribe,
 	"nats-interest":  (*script).natsInterest,
@@ -337,6 +338,14 @@ func (s *script) nats(w *words, neg bool) error {
 	return nil
 }
 
+// port VARIABLE finds a port of loopback that is free.
+func (s *script) port(w *words, neg bool) error {
+	name := w.next("the variable")
+	port, err := harness.FreePort()
+	w.ts.Setenv(name, fmt.Sprintf("127.0.0.1:%d", port))
+	return err
+}
+
 // nats-publish NATS SUBJECT CONTENT
 func (s *script) natsPublish(w *words, neg bool) error {
 	n := party[*harness.NATS](s, w, w.next("the NATS server"))
@@ -362,7 +371,7 @@ func (s *script) natsInterest(w *words, neg bool) error {
 	return n.Interest(subject, w.number("how many"), s.wait(w))
 }
 
-// http NAME GATEWAY METHOD TARGET ['Name: value'…] [body C | chunked C] [trailer 'Name: value'] [1.0] [h2] [over CLIENT] [small] [new]
+// http NAME GATEWAY METHOD TARGET ['Name: value'…] [header NAME C] [body C | chunked C] [trailer 'Name: value'] [1.0] [h2] [over CLIENT] [small] [new]
 // http NAME GATEWAY raw C [new]
 func (s *script) http(w *words, neg bool) error {
 	name := w.next("the client's name")
@@ -390,6 +399,9 @@ func (s *script) http(w *words, neg bool) error {
 			over, h2 = party[*harness.Client](s, w, w.next("a client")), true
 		case word == "small":
 			small = true
+		case word == "header":
+			name := w.next("the header's name")
+			ask.Header = append(ask.Header, harness.Field{Name: name, Value: string(w.content())})
 		case word == "new":
 			fresh = true
 		case word == "trailer":

@@ -122,7 +122,7 @@ func (g *Gateway) prepare(options GatewayOptions) error {
 		if err := errors.Join(os.WriteFile(cert, options.TLS.CertPEM, 0o600), os.WriteFile(key, options.TLS.KeyPEM, 0o600)); err != nil {
 			return err
 		}
-		args = append(args, "--tls-listen", g.TLSAddr, "--tls-cert", cert, "--tls-key", key)
+		args = append(args, "--listen-tls", g.TLSAddr, "--tls-cert", cert, "--tls-key", key)
 	}
 	g.cmd = exec.Command(options.Program, append(args, options.Flags...)...)
 	return nil

@@ -112,7 +112,7 @@ func (s *response) wait(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.leave()
-	if answer.Instruction != nil {
+	if answer.Instruction != nil && answer.Instruction.Hold == grip.HoldStream {
 		call := s.call
 		call.Answer = answer
 		s.keeper.serveStream(call)

@@ -1,0 +1,75 @@
+package config
+
+import "time"
+
+// Config is every setting of the gateway. Its tags are the reference: name is
+// the key, def the default as an operator would write it, kind how it is read,
+// help one sentence. The values are plain data; main turns them into live things.
+//
+// A Config comes from Parse. Call Validate before using one: Parse reads as much
+// as it can and keeps what was wrong for Validate.
+type Config struct {
+	Listen        []string `name:"listen" kind:"address" def:":7999" placeholder:"ADDRESS" group:"listen" help:"Accept clients here: HTTP/1.1, and HTTP/2 without TLS (h2c)."`
+	ListenTLS     []string `name:"listen-tls" kind:"address" placeholder:"ADDRESS" group:"listen" help:"Accept clients here over TLS: HTTP/2 and HTTP/1.1. Needs tls-cert and tls-key."`
+	TLSCert       []string `name:"tls-cert" kind:"file" placeholder:"FILE" group:"listen" help:"PEM certificate chain; repeat for several names, the client's server name chooses."`
+	TLSKey        []string `name:"tls-key" kind:"file" placeholder:"FILE" group:"listen" help:"PEM private key; the first belongs to the first tls-cert, and so on."`
+	ControlListen string   `name:"control-listen" kind:"address" def:"127.0.0.1:5561" placeholder:"ADDRESS" group:"listen" help:"Private API: publish, recover, metrics, health. It asks for no password; empty switches the port off."`
+
+	Route              []Route `name:"route" kind:"route" placeholder:"LINE" group:"route" help:"A route as in Pushpin's routes file, like '* localhost:8000,over_http'."`
+	Routes             string  `name:"routes" kind:"file" placeholder:"FILE" group:"route" help:"A file of routes; it is watched, and read again when it changes or on SIGHUP."`
+	AcceptPushpinRoute bool    `name:"accept-pushpin-route" kind:"bool" def:"false" negatable:"" group:"route" help:"Let a client choose the route by its id, with the header Pushpin-Route. Only for clients you trust."`
+	AutoCrossOrigin    bool    `name:"auto-cross-origin" kind:"bool" def:"false" negatable:"" group:"route" help:"Add CORS headers to every answer. Not supported yet."`
+	Debug              bool    `name:"debug" kind:"bool" def:"false" negatable:"" group:"route" help:"Tell clients why an answer of the origin was refused. The routes' own debug does it for one."`
+
+	SigKey      Secret `name:"sig-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Sign requests to origins (Grip-Sig) with this: plain text, base64:…, or file:… (PEM, or hexadecimal). Empty signs nothing."`
+	SigIss      string `name:"sig-iss" kind:"text" def:"gripway" placeholder:"NAME" group:"sign" help:"Issuer named in Grip-Sig."`
+	UpstreamKey Secret `name:"upstream-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Trust clients whose Grip-Sig this verifies: they are gateways themselves. Written like sig-key."`
+
+	SetXForwardedProtocol    string   `name:"set-x-forwarded-protocol" kind:"choice" oneof:"proto-only|true|false" def:"proto-only" placeholder:"MODE" group:"forward" help:"Tell origins of TLS clients: X-Forwarded-Proto (proto-only), X-Forwarded-Protocol as well (true), or neither (false)."`
+	AcceptXForwardedProtocol bool     `name:"accept-x-forwarded-protocol" kind:"bool" def:"false" negatable:"" group:"forward" help:"Believe a client that says it came over TLS. Only behind a proxy that sets the header."`
+	XForwardedFor            []string `name:"x-forwarded-for" kind:"forwarded" placeholder:"RULES" group:"forward" help:"What to do with X-Forwarded-For: truncate:N keeps the last N addresses, append adds the client's. Without a rule it is relayed as it is."`
+	XForwardedForTrusted     []string `name:"x-forwarded-for-trusted" kind:"forwarded" placeholder:"RULES" group:"forward" help:"The same for clients that upstream-key trusts."`
+	CDNLoop                  string   `name:"cdn-loop" kind:"token" placeholder:"NAME" group:"forward" help:"Name to append to the header CDN-Loop (RFC 8586)."`
+
+	ResponseTimeoutMin        time.Duration `name:"response-timeout-min" kind:"duration" def:"0s" placeholder:"DURATION" group:"hold" help:"Shortest time a response is held, whatever Grip-Timeout says. Pushpin never holds for less than 5s; set that if an origin relies on it."`
+	UpdateOnFirstSubscription bool          `name:"update-on-first-subscription" kind:"bool" def:"true" negatable:"" group:"hold" help:"Ask the origin again once the first subscription of a channel stands, so that nothing published meanwhile is missed."`
+	SubscriptionLinger        time.Duration `name:"subscription-linger" kind:"duration" def:"60s" placeholder:"DURATION" group:"hold" help:"How long a channel stays subscribed after its last held response has gone."`
+	WebSocketCompression      bool          `name:"websocket-compression" kind:"bool" def:"false" negatable:"" group:"hold" help:"Offer permessage-deflate to WebSocket clients."`
+	DrainTimeout              time.Duration `name:"drain-timeout" kind:"duration" def:"10s" placeholder:"DURATION" group:"hold" help:"After SIGTERM, how long clients are given to finish or move on before they are closed."`
+
+	HeaderBytes                int `name:"header-bytes" kind:"bytes" def:"16KiB" min:"1KiB" max:"1MiB" placeholder:"SIZE" group:"limit" help:"Longest request header of a client, request line included; longer is answered with 431. Twice what Pushpin takes: cookies have grown."`
+	ClientQueueBytes           int `name:"client-queue-bytes" kind:"bytes" def:"1MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Bytes that may wait for one client before it is closed as slow."`
+	WebSocketMessageBytes      int `name:"websocket-message-bytes" kind:"bytes" def:"1MiB" min:"125" placeholder:"SIZE" group:"limit" help:"Longest WebSocket message of a client; a longer one closes it with 1009."`
+	SubscriptionsPerConnection int `name:"subscriptions-per-connection" kind:"count" def:"20" min:"1" placeholder:"COUNT" group:"limit" help:"Channels one connection may follow; further ones are ignored, as Pushpin does."`
+	PublishBodyBytes           int `name:"publish-body-bytes" kind:"bytes" def:"1MB" min:"1KiB" max:"64MiB" placeholder:"SIZE" group:"limit" help:"Longest publish request; a longer one is answered with 400."`
+	HoldsMax                   int `name:"holds-max" kind:"count" def:"0" placeholder:"COUNT" group:"limit" help:"Held responses and WebSockets at once; one more is answered with 503. 0 leaves it to the limit on open files."`
+
+	NATS              URL    `name:"nats" kind:"nats" placeholder:"URL" group:"nats" help:"Carry items between nodes over this NATS, several servers by commas. Absent: a server inside this process."`
+	NATSCreds         string `name:"nats-creds" kind:"file" placeholder:"FILE" group:"nats" help:"Credentials file for nats."`
+	NATSListen        string `name:"nats-listen" kind:"address" placeholder:"ADDRESS" group:"nats" help:"Let other programs speak NATS to the server inside. It asks for no password."`
+	NATSClusterListen string `name:"nats-cluster-listen" kind:"address" placeholder:"ADDRESS" group:"nats" help:"Where the servers inside other nodes connect to this one."`
+	NATSPeer          []URL  `name:"nats-peer" kind:"peer" placeholder:"URL" group:"nats" help:"Another node's nats-cluster-listen, like nats-route://node-a:6222; one is enough to find the rest."`
+	NATSClusterName   string `name:"nats-cluster-name" kind:"token" def:"gripway" placeholder:"NAME" group:"nats" help:"Only nodes of one name form a cluster."`
+
+	LogLevel  string `name:"log-level" kind:"choice" oneof:"debug|info|warn|error" def:"info" placeholder:"LEVEL" group:"log" help:"What to log: debug, info, warn or error, and all that is worse."`
+	LogFormat string `name:"log-format" kind:"choice" oneof:"text|json" def:"text" placeholder:"FORMAT" group:"log" help:"How to log: text or json, a line each."`
+
+	// Where each value came from, by key; for Validate.
+	given map[string]given `kong:"-"`
+	// What Parse could not read; Validate reports it first.
+	unread Problems `kong:"-"`
+	// The command the settings are for.
+	command string `kong:"-"`
+}
+
+// groups are the headings of the settings, in the order they are shown.
+var groups = []struct{ key, title string }{
+	{"listen", "Listening"},
+	{"route", "Routes"},
+	{"sign", "Signing"},
+	{"forward", "What origins are told"},
+	{"hold", "Holding"},
+	{"limit", "Limits"},
+	{"nats", "Between nodes"},
+	{"log", "Log"},
+}

@@ -1,0 +1,55 @@
+// Package config is everything an operator can say: flags, environment,
+// gripway.toml and routes, turned into plain data with every mistake named.
+//
+// It is for main, and for nobody else: the rooms of the gateway take an Options
+// struct each and do not know where its values came from.
+//
+//	command, err := config.Parse(os.Args[1:], os.Environ(), config.Output{...})
+//	switch command := command.(type) {
+//	case *config.ServeCommand:
+//		if problems := command.Validate(); problems != nil { … print all, exit 1 }
+//
+// # Saying a setting
+//
+// A setting is one field of Config. Its key is written the same in three places;
+// the first of these that says anything wins:
+//
+//	flag          --drain-timeout 30s         repeat the flag for a list
+//	environment   GRIPWAY_DRAIN_TIMEOUT=30s   a list by commas or lines; routes by ; or lines
+//	gripway.toml  drain-timeout = "30s"       a list as an array
+//	default       10s
+//
+// A layer that says a list replaces the whole list of the layers below. An empty
+// variable in the environment counts as absent; an empty flag or an empty string
+// in the file is an empty value. Relative file names in gripway.toml start at
+// the folder of gripway.toml, elsewhere at the working directory.
+//
+// # Routes
+//
+// Routes are written in the syntax of Pushpin's routes file, in three places
+// that add up: route (a list of lines), [[route]] tables in gripway.toml, and
+// the file that the key routes names, which is watched:
+//
+//	route = ["* localhost:8000,over_http", "example.com,path_beg=/b localhost:9000"]
+//
+//	[[route]]                      # instead of the list: TOML has one of both
+//	domain = "*"
+//	path_beg = "/chat"             # options are spelled as in the routes file
+//	header = ["X-Edge: gripway"]   # those that repeat take a list
+//	debug = true                   # those without a value take true or false
+//	target = ["localhost:8000,over_http"]
+//
+//	[[route.target]]               # or a table for each target, instead of the list
+//	address = "localhost:8000"
+//	over_http = true
+//
+//	routes = "routes"              # a file, not a list
+//
+// # Looks wrong, is not
+//
+//   - Validate is not called Validate() error: that would make the command line
+//     parser call it, before file and environment were read.
+//   - Nothing here has kong's own default tag: kong only collects the words of
+//     the command line, and one decoder reads flags, environment and file alike,
+//     so that a mistake reads the same wherever it was made.
+package config

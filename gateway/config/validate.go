@@ -1,0 +1,223 @@
+package config
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/gripway/gripway/grip"
+)
+
+// Validate reports all that is wrong with the settings, the files they name and
+// the routes; nil if nothing is. It reads files and opens no ports.
+func (c *Config) Validate() Problems {
+	problems := append(Problems(nil), c.unread...)
+	for _, check := range []func() Problems{
+		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkNATS, c.checkRest,
+	} {
+		problems = append(problems, check()...)
+	}
+	return problems
+}
+
+// Warnings are things that are allowed and that someone may not have meant.
+func (c *Config) Warnings() Problems {
+	var warnings Problems
+	for _, open := range []struct{ key, addr, what string }{
+		{"control-listen", c.ControlListen, "whoever reaches this address can publish: it asks for no password"},
+		{"nats-listen", c.NATSListen, "whoever reaches this address can publish and listen: it asks for no password"},
+		{"nats-cluster-listen", c.NATSClusterListen, "whoever reaches this address can join the cluster: keep it within a private network"},
+	} {
+		host, _, err := net.SplitHostPort(open.addr)
+		if err == nil && !loopback(host) {
+			warnings = append(warnings, c.problem(open.key, open.addr, open.what))
+		}
+	}
+	for i := range min(len(c.TLSCert), len(c.TLSKey)) {
+		pair, err := tls.LoadX509KeyPair(c.TLSCert[i], c.TLSKey[i])
+		if err != nil {
+			continue // Validate says so
+		}
+		if until := pair.Leaf.NotAfter; time.Now().After(until) {
+			warnings = append(warnings, c.problem("tls-cert", c.TLSCert[i], "the certificate expired on "+until.Format(time.DateOnly)))
+		}
+	}
+	return warnings
+}
+
+// problem names the place where the value of key came from.
+func (c *Config) problem(key, shown, what string) Problem {
+	s := findSetting(key)
+	return Problem{Where: c.given[key].where(s, 0), Value: shown, What: what}
+}
+
+// said tells whether key was set by anything but its default, to anything.
+func (c *Config) said(key string) bool {
+	g := c.given[key]
+	return g.layer != layerDefault && len(g.values) > 0
+}
+
+func (c *Config) checkListeners() Problems {
+	var problems Problems
+	if len(c.Listen) == 0 && len(c.ListenTLS) == 0 && !c.said("listen") && !c.said("listen-tls") {
+		problems = append(problems, c.problem("listen", "", "no address for clients: want listen or listen-tls"))
+	}
+	type listener struct{ key, addr, host, port string }
+	var all []listener
+	add := func(key string, addrs ...string) {
+		for _, addr := range addrs {
+			host, port, err := net.SplitHostPort(addr)
+			if err != nil || port == "0" {
+				continue // absent, or any free port
+			}
+			if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+				host = ""
+			}
+			for _, other := range all {
+				if other.port == port && (other.host == host || other.host == "" || host == "") {
+					problems = append(problems, c.problem(key, addr, fmt.Sprintf("%s is at %q already: want another port", other.key, other.addr)))
+					break
+				}
+			}
+			all = append(all, listener{key, addr, host, port})
+		}
+	}
+	add("listen", c.Listen...)
+	add("listen-tls", c.ListenTLS...)
+	add("control-listen", c.ControlListen)
+	add("nats-listen", c.NATSListen)
+	add("nats-cluster-listen", c.NATSClusterListen)
+	return problems
+}
+
+func (c *Config) checkCertificates() Problems {
+	var problems Problems
+	switch certs, keys := len(c.TLSCert), len(c.TLSKey); {
+	case certs != keys:
+		return append(problems, c.problem("tls-cert", "", fmt.Sprintf("%d of tls-cert and %d of tls-key: want one key for each certificate, in the same order", certs, keys)))
+	case certs == 0 && len(c.ListenTLS) > 0:
+		return append(problems, c.problem("listen-tls", c.ListenTLS[0], "no certificate: want tls-cert and tls-key"))
+	case certs > 0 && !c.said("listen-tls"):
+		return append(problems, c.problem("tls-cert", c.TLSCert[0], "nothing listens over TLS: want listen-tls, like :8443"))
+	}
+	for i, cert := range c.TLSCert {
+		_, err := tls.LoadX509KeyPair(cert, c.TLSKey[i])
+		var file *os.PathError
+		switch {
+		case err == nil:
+		case errors.As(err, &file) && file.Path == c.TLSKey[i]:
+			problems = append(problems, c.problem("tls-key", file.Path, "the file cannot be read: "+file.Err.Error()))
+		case errors.As(err, &file):
+			problems = append(problems, c.problem("tls-cert", file.Path, "the file cannot be read: "+file.Err.Error()))
+		default:
+			problems = append(problems, c.problem("tls-cert", cert, fmt.Sprintf("with tls-key %q: %s", c.TLSKey[i], err)))
+		}
+	}
+	return problems
+}
+
+func (c *Config) checkRoutes() Problems {
+	var problems Problems
+	if c.command == "demo" {
+		for _, key := range []string{"route", "routes"} {
+			if c.said(key) {
+				problems = append(problems, c.problem(key, "", "demo has its own route and origin: want serve for yours"))
+			}
+		}
+		return problems
+	}
+	if !c.said("route") && !c.said("routes") {
+		what := "no routes: want --route '* localhost:8000,over_http', --routes FILE, or --config FILE with route or routes in it"
+		return append(problems, Problem{Where: "route", What: what})
+	}
+	var fromFile []Route
+	if c.Routes != "" {
+		routes, wrong := NewRoutesFile(c.Routes).Load()
+		fromFile = routes
+		if routes == nil {
+			for _, err := range wrong {
+				problems = append(problems, c.problem("routes", "", err.Error()))
+			}
+		} else {
+			problems = append(problems, located(wrong)...)
+		}
+	}
+	_, wrong := CombineRoutes(c.Route, fromFile)
+	return append(problems, located(wrong)...)
+}
+
+// located are errors that name their place themselves.
+func located(errs []error) Problems {
+	var problems Problems
+	for _, err := range errs {
+		problems = append(problems, Problem{What: err.Error()})
+	}
+	return problems
+}
+
+func (c *Config) checkKeys() Problems {
+	var problems Problems
+	for _, key := range []struct {
+		key   string
+		value Secret
+	}{{"sig-key", c.SigKey}, {"upstream-key", c.UpstreamKey}} {
+		if key.value == "" {
+			continue
+		}
+		if _, err := grip.ParseKey(key.value.Reveal(), ""); err != nil {
+			problems = append(problems, c.problem(key.key, key.value.String(), err.Error()))
+		}
+	}
+	return problems
+}
+
+func (c *Config) checkNATS() Problems {
+	var problems Problems
+	if c.NATS != "" {
+		for _, key := range []string{"nats-listen", "nats-cluster-listen", "nats-peer"} {
+			if c.said(key) {
+				problems = append(problems, c.problem(key, "", "with nats there is no server inside this process: want one of the two"))
+			}
+		}
+	}
+	if c.NATSCreds != "" {
+		if c.NATS == "" {
+			problems = append(problems, c.problem("nats-creds", c.NATSCreds, "credentials are for nats, which is not set"))
+		}
+		if _, err := readBounded(c.NATSCreds); err != nil {
+			problems = append(problems, c.problem("nats-creds", c.NATSCreds, "the file cannot be read: "+err.Error()))
+		}
+	}
+	if c.NATS == "" && len(c.NATSPeer) > 0 && !c.said("nats-cluster-listen") {
+		problems = append(problems, c.problem("nats-peer", "", "the other nodes have to reach this one too: want nats-cluster-listen, like :6222"))
+	}
+	if c.NATSClusterName == "" && c.said("nats-cluster-name") {
+		problems = append(problems, c.problem("nats-cluster-name", "", "want a name"))
+	}
+	return problems
+}
+
+func (c *Config) checkRest() Problems {
+	var problems Problems
+	if c.AutoCrossOrigin {
+		problems = append(problems, c.problem("auto-cross-origin", "true", "not supported yet: leave it out, and have the origin send its CORS headers"))
+	}
+	return problems
+}
+
+// Certificates reads the pairs of tls-cert and tls-key; the TLS stack chooses
+// by the name the client asks for, and takes the first if none fits.
+func (c *Config) Certificates() ([]tls.Certificate, error) {
+	var all []tls.Certificate
+	for i := range min(len(c.TLSCert), len(c.TLSKey)) {
+		pair, err := tls.LoadX509KeyPair(c.TLSCert[i], c.TLSKey[i])
+		if err != nil {
+			return nil, fmt.Errorf("tls-cert %q: %w", c.TLSCert[i], err)
+		}
+		all = append(all, pair)
+	}
+	return all, nil
+}

@@ -158,6 +158,18 @@ func TestEveryScenarioHasItsScript(t *testing.T) {
 	}
 }
 
+func TestTheReadmeTellsEveryVerb(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for verb := range verbs {
+		if !regexp.MustCompile("(?m)^\\|.*`" + verb + "[ `]").Match(readme) {
+			t.Errorf("README.md has no table row with `%s …`", verb)
+		}
+	}
+}
+
 // script is one running script: everybody it has named.
 type script struct {
 	program string

@@ -140,6 +140,8 @@ func (s *script) gateway(w *words, neg bool) error {
 	g, err := harness.StartGateway(options)
 	if g != nil {
 		s.add(name, g)
+		w.ts.Setenv(name, g.Addr)
+		w.ts.Setenv(name+"_control", g.ControlAddr)
 	}
 	if neg {
 		if err == nil {
@@ -309,15 +311,15 @@ func (s *script) forget(w *words, neg bool) error {
 	return nil
 }
 
-// down ORIGIN
+// down ORIGIN|NATS
 func (s *script) down(w *words, neg bool) error {
-	party[*harness.Origin](s, w, w.next("the origin")).Down()
+	party[interface{ Down() }](s, w, w.next("who")).Down()
 	return nil
 }
 
-// up ORIGIN
+// up ORIGIN|NATS
 func (s *script) up(w *words, neg bool) error {
-	return party[*harness.Origin](s, w, w.next("the origin")).Up()
+	return party[interface{ Up() error }](s, w, w.next("who")).Up()
 }
 
 // open ORIGIN GATE

@@ -12,6 +12,8 @@ import (
 // the program that speaks only NATS.
 type NATS struct {
 	server *server.Server
+	url    string
+	port   int
 	conn   *nats.Conn
 }
 
@@ -23,25 +25,45 @@ type NATSMessage struct {
 
 // StartNATS starts the server and connects the client.
 func StartNATS() (*NATS, error) {
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
+	}
+	n := &NATS{port: port, url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	if err := n.Up(); err != nil {
+		return nil, err
+	}
+	n.conn, err = nats.Connect(n.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	if err != nil {
+		n.Down()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Up starts the server again after Down.
+func (n *NATS) Up() error {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: n.port, NoLog: true, NoSigs: true})
+	if err != nil {
+		return err
 	}
 	s.Start()
 	if !s.ReadyForConnections(dialTimeout) {
 		s.Shutdown()
-		return nil, fmt.Errorf("NATS server is not ready after %v", dialTimeout)
+		return fmt.Errorf("NATS server is not ready after %v", dialTimeout)
 	}
-	conn, err := nats.Connect(s.ClientURL())
-	if err != nil {
-		s.Shutdown()
-		return nil, err
-	}
-	return &NATS{s, conn}, nil
+	n.server = s
+	return nil
+}
+
+// Down ends the server; its clients try to reach it again.
+func (n *NATS) Down() {
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
 }
 
 // URL is what a gateway connects to.
-func (n *NATS) URL() string { return n.server.ClientURL() }
+func (n *NATS) URL() string { return n.url }
 
 // Publish sends data and returns once the server has it.
 func (n *NATS) Publish(subject string, data []byte) error {
@@ -83,6 +105,5 @@ func (n *NATS) Interest(subject string, count int, timeout time.Duration) error 
 // Close ends both.
 func (n *NATS) Close() {
 	n.conn.Close()
-	n.server.Shutdown()
-	n.server.WaitForShutdown()
+	n.Down()
 }

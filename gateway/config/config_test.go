@@ -497,3 +497,22 @@ func TestSizesAndDurations(t *testing.T) {
 		}
 	}
 }
+
+// Whatever stands in the file, it is read or refused; and what is refused names
+// the file.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{
+		"listen = [\":1\", 2]\nroute = [\"* a:1\", {domain = \"*\", target = [{address = \"a:1\", sub = [1, true]}]}]",
+		"[[route]]\nid.x = 1\n[[route.target]]\naddress = '''test'''\n[route]\n",
+		"debug = 1_000\nheader-bytes = 0x10\ndrain-timeout = 1979-05-27\n\"sig-key\" = [[]] # x\n",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, problem := range config.ReadText("nowhere/gripway.toml", []byte(text)) {
+			if !strings.HasPrefix(problem.Error(), "nowhere/gripway.toml:") {
+				t.Errorf("%q: got %q, want the file's name", text, problem)
+			}
+		}
+	})
+}

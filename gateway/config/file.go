@@ -39,6 +39,11 @@ func readFile(path string) (map[string]given, Problems) {
 	if err != nil {
 		return nil, Problems{{Where: "--config", Value: path, What: "the file cannot be read: " + err.Error()}}
 	}
+	return readText(path, data)
+}
+
+// readText is readFile of what was read already.
+func readText(path string, data []byte) (map[string]given, Problems) {
 	fields, problems := parseTOML(path, data)
 	said := make(map[string]given)
 	for _, f := range fields {

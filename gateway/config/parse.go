@@ -290,7 +290,6 @@ func findSetting(key string) *setting {
 // file is nil for a command that has no --config.
 func (c *Config) fill(command string, flags map[string]given, environ []string, file *string) {
 	c.command = command
-	c.given = make(map[string]given, len(settings))
 
 	env, configFile, problems := readEnviron(environ)
 	c.unread = append(c.unread, problems...)
@@ -305,6 +304,13 @@ func (c *Config) fill(command string, flags map[string]given, environ []string, 
 		}
 	}
 
+	c.setAll(flags, env, fromFile)
+}
+
+// setAll sets every field from the first of the layers that says something, or
+// its default.
+func (c *Config) setAll(layers ...map[string]given) {
+	c.given = make(map[string]given, len(settings))
 	fields := reflect.ValueOf(c).Elem()
 	for i := range settings {
 		s := &settings[i]
@@ -312,7 +318,7 @@ func (c *Config) fill(command string, flags map[string]given, environ []string, 
 		if s.def != "" {
 			g.values = []*value{{text: s.def}}
 		}
-		for _, layer := range []map[string]given{flags, env, fromFile} {
+		for _, layer := range layers {
 			if said, ok := layer[s.key]; ok {
 				g = said
 				break

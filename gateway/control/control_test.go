@@ -446,6 +446,9 @@ func TestAListenerHearsEveryItemOfItsChannels(t *testing.T) {
 	if got := l.answer.Header.Get("Content-Type"); got != "application/x-ndjson" {
 		t.Errorf("got type %q, want lines of JSON", got)
 	}
+	if !l.answer.Close {
+		t.Error("the connection would be used again, with a write deadline that has passed")
+	}
 	for _, test := range []struct{ channel, data, want string }{
 		{"a", `{"channel":"a","formats":{"http-stream":{"content":"<x>\n"},"telegram":1}}`, `{"channel":"a","formats":{"http-stream":{"content":"<x>\n"},"telegram":1}}`},
 		{"other", `{"channel":"other"}`, ""},

@@ -122,6 +122,11 @@ func (c *Control) writeLines(w http.ResponseWriter, r *http.Request, l *listener
 	h := w.Header()
 	h["Content-Type"] = []string{"application/x-ndjson"}
 	h["Cache-Control"] = []string{"no-store"}
+	if r.ProtoMajor < 2 {
+		// The connection keeps its last write deadline, which is right for the
+		// end of this answer and would cut the next one.
+		h["Connection"] = []string{"close"}
+	}
 	write := func(text []byte) bool {
 		_ = connection.SetWriteDeadline(time.Now().Add(lineWait)) // not every server has one
 		_, err := w.Write(text)

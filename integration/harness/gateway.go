@@ -2,10 +2,8 @@ package harness
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,26 +138,7 @@ func (g *Gateway) ready() error {
 	if err := listening(g.ControlAddr, startTimeout, g.gone); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(startTimeout); ; {
-		ctx, cancel := context.WithTimeout(context.Background(), 250*time.Millisecond)
-		request, err := http.NewRequestWithContext(ctx, "GET", "http://"+g.Addr+peerReadyPath, nil)
-		if err != nil {
-			cancel()
-			return err
-		}
-		response, err := http.DefaultTransport.RoundTrip(request)
-		cancel()
-		if err == nil {
-			response.Body.Close()
-			if response.StatusCode == 200 {
-				return nil
-			}
-			err = fmt.Errorf("status %d", response.StatusCode)
-		}
-		if time.Now().After(deadline) {
-			return err
-		}
-	}
+	return g.probePeer()
 }
 
 // WaitLog waits until the log matches and returns what did.

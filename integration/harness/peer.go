@@ -1,12 +1,17 @@
 package harness
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // peerReadyPath is a route to an origin of our own. Only we ask it, until it
@@ -53,6 +58,7 @@ func (g *Gateway) preparePeer(options GatewayOptions) error {
 	if g.probe, err = StartOrigin(nil); err != nil {
 		return err
 	}
+	g.probe.On(Reply{Method: "POST", Target: peerReadyPath, Status: 200})
 	g.probe.On(Reply{Method: "GET", Target: peerReadyPath, Status: 200, Header: Header{{"Grip-Hold", "stream"}, {"Grip-Channel", "harness-ready"}}})
 	routes, text := filepath.Join(dir, "routes"), []byte(strings.Join(options.Routes, "\n")+"\n")
 	if options.RoutesFile != "" {
@@ -126,5 +132,53 @@ subscription_linger=60
 		return err
 	}
 	g.cmd = exec.Command(options.Program, "--config="+path, "--merge-output")
+	return nil
+}
+
+const (
+	// probeTimeout is how long one probe may take before another is made.
+	probeTimeout = 300 * time.Millisecond
+
+	// probeBytes is more than the peer passes on in one piece.
+	probeBytes = 250_000
+)
+
+// probePeer returns once requests have gone all ways that there are between the
+// peer's processes: in pieces to the origin, and into a stream that is held.
+func (g *Gateway) probePeer() error {
+	deadline := time.Now().Add(startTimeout)
+	for _, method := range []string{"POST", "GET"} {
+		for {
+			err := g.probeOnce(method)
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s %s: %w", method, peerReadyPath, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) probeOnce(method string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	var body io.Reader = http.NoBody
+	if method == "POST" {
+		body = bytes.NewReader(make([]byte, probeBytes))
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+g.Addr+peerReadyPath, body)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultTransport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	response.Body.Close()
+	if response.StatusCode != 200 {
+		return fmt.Errorf("status %d", response.StatusCode)
+	}
 	return nil
 }

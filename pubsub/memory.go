@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/gripway/gripway/pubsub/internal/lanes"
@@ -63,7 +64,8 @@ func (m *Memory) Subscribe(ctx context.Context, channel string, r Receiver) (Sub
 	if err := CheckChannel(ctx, channel); err != nil {
 		return nil, err
 	}
-	added := m.set().Add(channel, r)
+	// A name is often a piece of a whole request, which would be kept with it.
+	added := m.set().Add(strings.Clone(channel), r)
 	if added == nil {
 		return nil, ErrClosed
 	}

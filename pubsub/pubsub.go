@@ -14,10 +14,10 @@
 // [Memory] is a bus of one node. Package natsbus is a bus of many. Package
 // bustest holds the promises below as tests; every bus passes them.
 //
-// What it is not: a queue or a log. Nothing is stored, nothing is sent twice,
-// and nobody hears what was published before they came. A bus tells of every
-// hole it knows of ([Receiver.Lost]); closing holes is the business of the
-// origin, by ids and recovery.
+// What it is not: a queue or a log. Nothing is stored and nothing is sent twice;
+// who comes later hears at most what was on its way just then. A bus tells of
+// every hole it knows of ([Receiver.Lost]); closing holes is the business of
+// the origin, by ids and recovery.
 package pubsub
 
 import (
@@ -80,7 +80,8 @@ type Bus interface {
 	// afterwards is heard. Another node may publish for a moment longer without
 	// reaching us (in a NATS cluster about a millisecond): an origin that cannot
 	// lose an item gives it a previous id. r may be called before Subscribe
-	// returns. Several receivers of one channel each get every item.
+	// returns, and until then items may be missed without a call of Lost. Several
+	// receivers of one channel each get every item.
 	// Subscribe waits while the bus is disconnected; ctx ends the wait.
 	// Errors: [ErrClosed], [ErrDenied], [ErrChannelTooLong], ctx's.
 	Subscribe(ctx context.Context, channel string, r Receiver) (Subscription, error)

@@ -80,6 +80,7 @@ type Lane struct {
 	asleep   bool
 	channels map[string]*Channel
 	queue    []item
+	before   uint64 // items and marks put before the queue's first
 	epoch    uint32 // of queue; the next one begins when run takes it
 	received uint64
 	lost     uint64
@@ -112,6 +113,7 @@ type Channel struct {
 type Subscription struct {
 	channel  *Channel
 	receiver Receiver
+	since    uint64 // how many items and marks of the lane it came too late for
 	next     atomic.Pointer[Subscription]
 	ended    atomic.Bool
 }
@@ -187,11 +189,14 @@ func (set *Set) Counts() (counts Counts) {
 // hole. Each channel's Lost is called before its next item, or by Mend.
 func (set *Set) Break() { set.generation.Add(1) }
 
-// Mend calls Lost for every channel that was not told since the last Break. It
-// comes once the channels are heard again, so that a receiver that goes and
-// asks what it missed leaves no second hole behind.
-func (set *Set) Mend() {
-	generation := set.generation.Load()
+// Generation is how many breaks there were, for Mend.
+func (set *Set) Generation() uint32 { return set.generation.Load() }
+
+// Mend calls Lost for every channel that was not told since the breaks up to
+// generation. It comes once the channels are heard again, so that a receiver that
+// goes and asks what it missed leaves no second hole behind; a break after
+// generation was read is left for another Mend.
+func (set *Set) Mend(generation uint32) {
 	for _, lane := range set.lanes {
 		lane.mu.Lock()
 		if !set.closed.Load() {
@@ -227,7 +232,7 @@ func (set *Set) Add(key string, r Receiver) *Subscription {
 		channel = &Channel{Key: key, lane: lane, generation: set.generation.Load()}
 		lane.channels[key] = channel
 	}
-	subscription := &Subscription{channel: channel, receiver: r}
+	subscription := &Subscription{channel: channel, receiver: r, since: lane.before + uint64(len(lane.queue))}
 	subscription.next.Store(channel.first.Load())
 	channel.first.Store(subscription)
 	return subscription
@@ -281,7 +286,10 @@ func (lane *Lane) Admit(key string, bytes int) (channel *Channel, full bool) {
 	lane.mu.Lock()
 	channel = lane.channels[key]
 	lane.mu.Unlock()
-	return channel, channel != nil && lane.full(bytes)
+	if channel == nil || !channel.Heard() {
+		return nil, false
+	}
+	return channel, lane.full(bytes)
 }
 
 // Put is the second half: it puts data, which is the lane's from now on, also
@@ -301,7 +309,7 @@ func (lane *Lane) Push(key string, data []byte) (dropped bool) {
 	lane.mu.Lock()
 	defer lane.mu.Unlock()
 	channel := lane.channels[key]
-	if channel == nil {
+	if channel == nil || !channel.Heard() {
 		return false // a last one for a channel that was just left
 	}
 	if lane.full(len(data)) {
@@ -367,6 +375,8 @@ func (lane *Lane) run() {
 			return
 		}
 		taken, lane.queue = lane.queue, taken[:0]
+		at := lane.before
+		lane.before += uint64(len(taken))
 		lane.epoch++
 		lane.mu.Unlock()
 
@@ -374,7 +384,7 @@ func (lane *Lane) run() {
 			if lane.set.closed.Load() {
 				return
 			}
-			lane.deliver(&taken[i])
+			lane.deliver(&taken[i], at+uint64(i))
 			taken[i] = item{}
 		}
 		if cap(taken) > queueKept {
@@ -383,16 +393,17 @@ func (lane *Lane) run() {
 	}
 }
 
-func (lane *Lane) deliver(it *item) {
+// deliver takes one item or mark, the at-th of the lane, to whom it is for.
+func (lane *Lane) deliver(it *item, at uint64) {
 	switch {
 	case it.channel == nil:
-		lane.loseAll(it.generation)
+		lane.loseAll(it.generation, at)
 	case it.mark:
-		it.channel.lose(int(it.lost))
+		it.channel.lose(int(it.lost), at)
 	default:
 		more := it.channel.queued.Add(-1) > 0
 		for s := it.channel.first.Load(); s != nil; s = s.next.Load() {
-			if !s.ended.Load() {
+			if s.since <= at && !s.ended.Load() {
 				s.receiver.Receive(it.data, more)
 			}
 		}
@@ -402,7 +413,7 @@ func (lane *Lane) deliver(it *item) {
 
 // loseAll leaves alone who was told since; who is told here stays behind if
 // there was another break meanwhile, and is told again when that is mended.
-func (lane *Lane) loseAll(generation uint32) {
+func (lane *Lane) loseAll(generation uint32, at uint64) {
 	var behind []*Channel
 	lane.mu.Lock()
 	for _, channel := range lane.channels {
@@ -416,13 +427,13 @@ func (lane *Lane) loseAll(generation uint32) {
 		if lane.set.closed.Load() {
 			return
 		}
-		channel.lose(0)
+		channel.lose(0, at)
 	}
 }
 
-func (c *Channel) lose(items int) {
+func (c *Channel) lose(items int, at uint64) {
 	for s := c.first.Load(); s != nil; s = s.next.Load() {
-		if !s.ended.Load() {
+		if s.since <= at && !s.ended.Load() {
 			s.receiver.Lost(items)
 		}
 	}

@@ -1,0 +1,35 @@
+package natsbus
+
+import (
+	"slices"
+	"time"
+)
+
+// Names for the tests outside the package.
+
+func init() { watchEvery = 5 * time.Millisecond }
+
+// Knows reports whether the embedded server knows of somebody, on any node, who
+// listens to the channel.
+func (b *Bus) Knows(channel string) bool {
+	return b.embedded.server.GlobalAccount().SubscriptionInterest(string(appendSubject(nil, b.begin, channel)))
+}
+
+// ServerAddr is the embedded server's port for clients, meant for them or not.
+func (b *Bus) ServerAddr() string { return b.embedded.server.Addr().String() }
+
+// Confirms is how many round trips confirmed subscriptions.
+func (b *Bus) Confirms() uint64 { return b.link.confirms.Load() }
+
+// Routes is how many connections to other nodes there are.
+func (b *Bus) Routes() int { return len(b.embedded.routes()) }
+
+// OtherDoors is what the embedded server serves besides clients.
+func (b *Bus) OtherDoors() (doors []string) {
+	ports := b.embedded.server.PortsInfo(time.Second)
+	doors = slices.Concat(ports.Monitoring, ports.Cluster, ports.Profile, ports.WebSocket)
+	if b.embedded.server.JetStreamEnabled() {
+		doors = append(doors, "JetStream")
+	}
+	return doors
+}

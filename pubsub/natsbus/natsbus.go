@@ -1,0 +1,337 @@
+// Package natsbus is a pubsub.Bus over NATS: items reach every gateway node and
+// every program that speaks NATS.
+//
+//	bus, err := natsbus.Open(natsbus.Options{})                             // one node, nothing to install
+//	bus, err := natsbus.Open(natsbus.Options{URL: "nats://nats.internal"})  // a NATS server that is there already
+//	bus, err := natsbus.Open(natsbus.Options{Embedded: natsbus.Embedded{    // nodes that are the NATS cluster themselves
+//		ClusterListen: ":6222", Peers: []string{"node-b:6222", "node-c:6222"}, ClusterSecret: "…",
+//	}})
+//
+// # Three ways to stand
+//
+// Alone (no URL, no listener, no peers), nobody could reach a server in this
+// process, so none is started: items go to their receivers directly. Everything
+// else has a server: inside this process, reached through a pipe and started as soon
+// as somebody else may connect to it (Embedded.Listen, Embedded.ClusterListen),
+// or elsewhere, at URL.
+//
+// # Publishing with NATS alone
+//
+// A program needs a connection (Embedded.Listen, or the server at URL), the
+// channel's subject, and the item as JSON, as in the items list of POST /publish/; the
+// subject decides the channel, the item need not name it:
+//
+//	nats pub gripway.item.news.sport '{"formats":{"ws-message":{"content":"goal"}}}'
+//
+// The subject is "gripway.item." and the channel with every byte but letters, digits
+// and - _ ~ . percent-encoded (capital digits), as URL encoders do; see [Subject]
+// for the rest. Any other way of writing a channel reaches nobody. No reply is
+// sent and headers are ignored. To see what is published, subscribe to
+// "gripway.item.>".
+//
+// # What is promised
+//
+// All of package pubsub. In particular: an item published here is put before this
+// node's receivers directly and sent to the others once, in one order for each
+// channel; it does not come back. While there is no connection, Publish returns
+// pubsub.ErrDisconnected and Subscribe waits; the connection is tried again
+// forever, and once it is back every receiver's Lost is called, after the channels
+// are heard again. An embedded server's peers may go and come: every receiver's
+// Lost is called within a second after either. Between servers elsewhere
+// (a NATS cluster at URL) this node cannot see what happens.
+//
+// An item may have [pubsub.ItemBytesMax] bytes with an embedded server, and what
+// the server at URL allows otherwise: its max_payload, 1 MiB unless it was told
+// otherwise, against publish bodies of up to 1 000 000 bytes, whose items may grow when
+// they are encoded again. What is too long is refused with both numbers.
+package natsbus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/gripway/gripway/pubsub"
+	"github.com/gripway/gripway/pubsub/internal/lanes"
+)
+
+// Options say which NATS and how. The zero value is a bus of one node.
+type Options struct {
+	// URL is a NATS server elsewhere, or several separated by commas:
+	// nats://host:4222, tls://…, with user:password@ if need be. Empty means
+	// what Embedded says.
+	URL string
+
+	// Name is how NATS shows this node (to whoever lists connections or servers).
+	// Nodes of one cluster need different names. Empty means "gripway", and a
+	// random name for an embedded server.
+	Name string
+
+	// SubjectPrefix is what subjects begin with, so that several gateways can share a
+	// NATS: letters, digits, - _ ~ and dots between parts. Empty means "gripway".
+	SubjectPrefix string
+
+	// Who this node is for the server at URL: at most one of these.
+	CredsFile string // path of a .creds file (JWT and seed), read again at each connection
+	NKeyFile  string // path of a file with an nkey seed
+	Token     string
+	User      string // and Password
+	Password  string
+
+	// TLS for the connection to URL; its zero value uses TLS if the URL or the server
+	// ask for it, with the system's authorities.
+	TLS TLS
+
+	// Embedded is the server inside this process. Not together with URL.
+	Embedded Embedded
+
+	// Lanes is in how many parts, each in its own goroutine, items are taken to
+	// receivers. Zero means one for each processor Go may use, from 2 to 16.
+	Lanes int
+
+	// LaneBytes is how many bytes may wait in one lane, each item counted with 64
+	// bytes more. Beyond that Publish returns pubsub.ErrBusy for this
+	// node's channels, and items from elsewhere are dropped and told as Lost. Zero
+	// means 32 MiB.
+	LaneBytes int
+
+	// Log hears when connections and peers go and come, and what an embedded server
+	// warns of. Nil discards.
+	Log *slog.Logger
+}
+
+// Bus is a pubsub.Bus over NATS. Make it with [Open].
+type Bus struct {
+	// Fixed after Open.
+	lanes    *lanes.Set
+	begin    string    // prefix and "item" of every subject
+	link     *link     // nil: alone
+	embedded *embedded // nil: none
+	closing  sync.Once
+
+	closed    atomic.Bool
+	published atomic.Uint64
+	refused   atomic.Uint64
+}
+
+var _ pubsub.Bus = (*Bus)(nil)
+
+// Open starts what Options ask for and connects to it. Errors: an option that is
+// wrong, a port that is taken, a server that does not answer (it is tried once; a
+// connection that was there is made again forever).
+func Open(o Options) (*Bus, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := checkPrefix(prefixOr(o.SubjectPrefix)); err != nil {
+		return nil, fmt.Errorf("natsbus: %w", err)
+	}
+	b := &Bus{begin: prefixOr(o.SubjectPrefix) + itemPart, lanes: lanes.New(o.Lanes, o.LaneBytes)}
+	if err := b.open(o); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("natsbus: %w", err)
+	}
+	return b, nil
+}
+
+func (b *Bus) open(o Options) (err error) {
+	switch {
+	case o.URL != "" && !o.Embedded.isZero():
+		return fmt.Errorf("a server at %q and an embedded one: only one of them can be used", redact(o.URL))
+	case o.URL != "":
+		b.link, err = openLink(o, b.lanes, nil)
+	case o.Embedded.alone():
+		if !o.Embedded.isZero() {
+			return errors.New("options of an embedded server without a listener: nobody could reach it")
+		}
+		return nil
+	default:
+		if b.embedded, err = startEmbedded(o, b.lanes); err == nil {
+			b.link, err = openLink(o, b.lanes, b.embedded)
+		}
+	}
+	return err
+}
+
+// subjects are buffers for the subjects of Publish.
+var subjects = sync.Pool{New: func() any { return new(make([]byte, 0, 256)) }}
+
+// Publish is Bus.Publish. For a channel without receivers on this node it does not
+// allocate. While a server elsewhere does not take bytes, it may block for up to
+// five seconds beyond ctx.
+func (b *Bus) Publish(ctx context.Context, channel string, data []byte) error {
+	if err := pubsub.CheckChannel(ctx, channel); err != nil {
+		return err
+	}
+	if err := pubsub.CheckItem(channel, len(data), pubsub.ItemBytesMax); err != nil {
+		return err
+	}
+	if b.closed.Load() {
+		return pubsub.ErrClosed
+	}
+	err := b.publish(channel, data)
+	switch {
+	case err == nil:
+		b.published.Add(1)
+		return nil
+	case errors.Is(err, pubsub.ErrBusy):
+		b.refused.Add(1)
+	case b.closed.Load():
+		return pubsub.ErrClosed
+	}
+	return fmt.Errorf("channel %q: %w", channel, err)
+}
+
+func (b *Bus) publish(channel string, data []byte) error {
+	if b.link == nil {
+		lane := b.lanes.Lane(channel)
+		heard, full := lane.Admit(channel, len(data))
+		if full {
+			return pubsub.ErrBusy
+		}
+		if heard != nil {
+			lane.Put(heard, bytes.Clone(data))
+		}
+		return nil
+	}
+	buffer := subjects.Get().(*[]byte)
+	defer subjects.Put(buffer)
+	*buffer = appendSubject((*buffer)[:0], b.begin, channel)
+	// nats.go and the lane's map read the subject while they are called and do not
+	// keep it, so that it may lie in a buffer that is used again. A test watches.
+	subject := unsafe.String(unsafe.SliceData(*buffer), len(*buffer))
+
+	// Out keeps items of a channel in one order on this node and on the others.
+	lane := b.lanes.Lane(subject)
+	lane.Out.Lock()
+	defer lane.Out.Unlock()
+	heard, full := lane.Admit(subject, len(data))
+	if full {
+		return pubsub.ErrBusy
+	}
+	if err := b.link.publish(subject, data); err != nil {
+		return err
+	}
+	if heard != nil {
+		lane.Put(heard, bytes.Clone(data))
+	}
+	return nil
+}
+
+// Subscribe is Bus.Subscribe.
+func (b *Bus) Subscribe(ctx context.Context, channel string, r pubsub.Receiver) (pubsub.Subscription, error) {
+	if err := pubsub.CheckChannel(ctx, channel); err != nil {
+		return nil, err
+	}
+	if b.closed.Load() {
+		return nil, pubsub.ErrClosed
+	}
+	var key string
+	if b.link == nil {
+		key = strings.Clone(channel) // often a piece of a whole request, which would be kept with it
+	} else {
+		key = string(appendSubject(nil, b.begin, channel))
+	}
+	added := b.lanes.Add(key, r)
+	if added == nil {
+		return nil, pubsub.ErrClosed
+	}
+	s := &subscription{added, b.link}
+	if b.link != nil {
+		if err := b.link.join(ctx, added.Channel()); err != nil {
+			s.Unsubscribe()
+			return nil, fmt.Errorf("channel %q: %w", channel, err)
+		}
+	}
+	return s, nil
+}
+
+// Close is Bus.Close. Items that were accepted are sent first, for up to a second.
+func (b *Bus) Close() error {
+	b.closing.Do(func() {
+		b.closed.Store(true)
+		if b.link != nil {
+			b.link.close()
+		}
+		if b.embedded != nil {
+			b.embedded.close()
+		}
+		b.lanes.Close()
+	})
+	return nil
+}
+
+// Stats is how it stands; the numbers count from Open.
+type Stats struct {
+	Connected  bool   // to the server; always when alone
+	Peers      int    // other nodes connected to the embedded server now
+	Channels   int    // subscribed on this node now
+	Published  uint64 // items accepted by Publish
+	Refused    uint64 // items refused because this node was busy
+	Received   uint64 // items for channels of this node, from here or elsewhere
+	Lost       uint64 // items from elsewhere dropped because this node was busy
+	Reconnects uint64 // connections to the server made again
+	Breaks     uint64 // times that all receivers had to be told of a hole
+}
+
+// Stats takes its numbers one after the other, not at one moment.
+func (b *Bus) Stats() Stats {
+	counts := b.lanes.Counts()
+	s := Stats{
+		Connected: !b.closed.Load(),
+		Channels:  counts.Channels,
+		Published: b.published.Load(),
+		Refused:   b.refused.Load(),
+		Received:  counts.Received,
+		Lost:      counts.Lost,
+		Breaks:    uint64(b.lanes.Generation()),
+	}
+	if b.link != nil {
+		s.Connected = s.Connected && b.link.up.Load()
+		s.Reconnects = b.link.reconnects.Load()
+	}
+	if b.embedded != nil {
+		s.Peers = b.embedded.peers()
+	}
+	return s
+}
+
+// ClientAddr is where Embedded.Listen listens, with the port it got; "" if it does not.
+func (b *Bus) ClientAddr() string {
+	if b.embedded == nil || !b.embedded.open {
+		return ""
+	}
+	return b.embedded.server.Addr().String()
+}
+
+// ClusterAddr is where Embedded.ClusterListen listens, with the port it got; "" if
+// it does not.
+func (b *Bus) ClusterAddr() string {
+	if b.embedded == nil || b.embedded.server.ClusterAddr() == nil {
+		return ""
+	}
+	return b.embedded.server.ClusterAddr().String()
+}
+
+type subscription struct {
+	added *lanes.Subscription
+	link  *link
+}
+
+func (s *subscription) Unsubscribe() error {
+	if ended := s.added.End(); ended {
+		return nil
+	}
+	if channel := s.added.Channel(); s.link == nil {
+		channel.Forget()
+	} else if !channel.Heard() {
+		s.link.leave(channel)
+	}
+	return nil
+}

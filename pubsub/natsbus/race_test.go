@@ -1,0 +1,6 @@
+//go:build race
+
+package natsbus_test
+
+// The race detector has sync.Pool forget on purpose.
+const race = true

@@ -101,6 +101,8 @@ type Keeper struct {
 	ended       map[string]metrics.Counter
 	retries     metrics.Counter
 	subsDropped metrics.Counter
+
+	filterErrors metrics.Counter
 }
 
 // held is a stream or a response.
@@ -125,6 +127,8 @@ func NewKeeper(opts Options) *Keeper {
 		ended:       m.Counters("holds_ended_total", "Holds that ended, by reason.", "reason", reasons...),
 		retries:     m.Counter("hold_retries_total", "Requests to origins that were made again for a held response."),
 		subsDropped: m.Counter("hold_subscriptions_refused_total", "Channels of held responses beyond the limit for one client."),
+
+		filterErrors: m.Counter("hold_filter_errors_total", "Items that held responses did not get because a filter failed."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	return k

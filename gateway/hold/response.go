@@ -35,6 +35,7 @@ type response struct {
 	// Guarded by mu.
 	mu       sync.Mutex
 	stored   Answer // what is answered when time is up
+	filters  *hub.Filters
 	done     bool
 	asking   bool // the origin is being asked again
 	askNext  bool // and is to be asked once more
@@ -91,6 +92,7 @@ func (s *response) hold(instruction *grip.Instruction) {
 		return
 	}
 	s.timer.Set(timeout)
+	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta)
 	s.mu.Unlock()
 	if err := s.keeper.follow(&s.sub, s.keeper.channels(&s.call, instruction)); err != nil && !errors.Is(err, hub.ErrLeft) {
 		s.keeper.log.Warn("response hold: subscribe", "route", s.call.Route, "error", err)
@@ -251,9 +253,17 @@ func (s *response) Deliver(run *hub.Run) int {
 			s.again()
 		case grip.ActionSend:
 			s.mu.Lock()
-			stored := s.stored
+			stored, filters := s.stored, s.filters
 			s.mu.Unlock()
-			answer, err := published(&stored, item)
+			body, ok, err := filters.Pass(run.Channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters)
+			if err != nil {
+				s.keeper.filterErrors.Inc()
+				s.keeper.log.Debug("item skipped", "route", s.call.Route, "channel", run.Channel, "error", err)
+			}
+			if !ok {
+				continue
+			}
+			answer, err := published(&stored, item, body)
 			if err != nil {
 				s.keeper.log.Warn("published patch does not fit the held response", "route", s.call.Route, "channel", run.Channel, "error", err)
 			}
@@ -267,8 +277,8 @@ func (s *response) Deliver(run *hub.Run) int {
 }
 
 // published makes an answer of an item: the stored one's headers, those of the
-// item in place of the same ones, and the item's status and body.
-func published(stored *Answer, item *grip.ResponseItem) (Answer, error) {
+// item in place of the same ones, its status, and its body after filters.
+func published(stored *Answer, item *grip.ResponseItem, body []byte) (Answer, error) {
 	header := stored.Header.Clone()
 	if header == nil {
 		header = make(http.Header)
@@ -281,7 +291,7 @@ func published(stored *Answer, item *grip.ResponseItem) (Answer, error) {
 	if expose != nil {
 		Expose(header, splitList(expose))
 	}
-	answer := Answer{Status: item.Code, Reason: item.Reason, Header: header, Body: item.Body}
+	answer := Answer{Status: item.Code, Reason: item.Reason, Header: header, Body: body}
 	if item.Patch == nil {
 		return answer, nil
 	}
@@ -432,6 +442,7 @@ func (s *response) become(answer *Answer) bool {
 	s.became = st
 	s.mu.Unlock()
 	k.opts.Hub.Join(&st.sub, st, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
+	st.filters = hub.NewFilters(&st.sub, s.call.Prefix, answer.Instruction.Channels, answer.Instruction.Meta)
 	if !k.add(st, "stream") {
 		st.end(ReasonShutdown)
 	} else if err := k.follow(&st.sub, k.channels(&s.call, answer.Instruction)); err != nil {

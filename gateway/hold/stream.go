@@ -24,7 +24,8 @@ type stream struct {
 	route    string
 	listener *wire.Listener
 	chunked  bool
-	alive    *keepAlive // nil without keep-alive
+	alive    *keepAlive   // nil without keep-alive
+	filters  *hub.Filters // nil without filters
 
 	reason atomic.Pointer[Reason] // why it ends; the first counts
 }
@@ -91,6 +92,7 @@ func (k *Keeper) serveStream(call Call) {
 
 	s.setKeepAlive(instruction.KeepAlive)
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
+	s.filters = hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta)
 	if !k.add(s, "stream") {
 		s.end(ReasonShutdown)
 	} else if err := k.follow(&s.sub, k.channels(&call, instruction)); err != nil {
@@ -222,7 +224,12 @@ func (s *stream) Deliver(run *hub.Run) int {
 			}
 			s.end(ReasonPublished)
 			return 1
+		} else if st != nil && st.HasContentFilters {
+			return s.deliverEach(run)
 		}
+	}
+	if s.filters.Any(run.Channel) {
+		return s.deliverEach(run)
 	}
 	var b []byte
 	var n int
@@ -231,17 +238,52 @@ func (s *stream) Deliver(run *hub.Run) int {
 	} else {
 		b, n = run.Stream()
 	}
+	if !s.send(b) {
+		return 0
+	}
+	return n
+}
+
+// deliverEach sends what filters leave of each item.
+func (s *stream) deliverEach(run *hub.Run) int {
+	n := 0
+	for i := range run.Len() {
+		item := run.Item(i)
+		if item.Stream == nil {
+			continue
+		}
+		content, ok, err := s.filters.Pass(run.Channel, item, item.Stream.Content, item.Stream.ContentFilters, item.Stream.HasContentFilters)
+		if err != nil {
+			s.keeper.filterErrors.Inc()
+			s.keeper.log.Debug("item skipped", "route", s.route, "channel", run.Channel, "error", err)
+		}
+		if !ok {
+			continue
+		}
+		if s.chunked {
+			content = hub.AppendChunk(nil, content)
+		}
+		if !s.send(content) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// send sends b; false means that the client does not get it.
+func (s *stream) send(b []byte) bool {
 	switch s.conn.Send(b) {
 	case nil:
 		if s.alive != nil {
 			s.alive.last.Store(time.Now().UnixNano())
 		}
-		return n
+		return true
 	case wire.ErrSlow:
 		s.keeper.log.Info("stream client is too slow, closing", "route", s.route)
 		s.fail(ReasonSlow)
 	}
-	return 0
+	return false
 }
 
 // Notify implements hub.Receiver.

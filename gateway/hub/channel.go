@@ -180,11 +180,20 @@ func (ch *channel) Receive(data []byte, more bool) {
 	}
 }
 
-// Lost implements pubsub.Receiver.
+// Lost implements pubsub.Receiver. Where items are known to be lost, nobody is
+// left with the hole. Where only the bus's connection broke, those who can ask
+// their origins do.
 func (ch *channel) Lost(items int) {
-	ch.hub.lost.Add(float64(items))
-	ch.hub.log.Warn("the bus lost items", "channel", ch.name, "items", items)
+	notice := NoticeLost
+	if items == 0 {
+		notice = NoticeUpdate
+		ch.hub.breaks.Inc()
+		ch.hub.log.Debug("the bus may have lost items", "channel", ch.name)
+	} else {
+		ch.hub.lost.Add(float64(items))
+		ch.hub.log.Warn("the bus lost items", "channel", ch.name, "items", items)
+	}
 	for _, s := range ch.hub.shards {
-		s.push(delivery{ch: ch, notice: NoticeLost}, false)
+		s.push(delivery{ch: ch, notice: notice}, false)
 	}
 }

@@ -90,6 +90,7 @@ type Hub struct {
 	received      metrics.Counter
 	refused       metrics.Counter
 	lost          metrics.Counter
+	breaks        metrics.Counter
 	channels      metrics.Gauge
 	subscriptions metrics.Gauge
 	delivered     map[string]metrics.Counter // by grip format
@@ -130,6 +131,7 @@ func New(opts Options) *Hub {
 		received:      m.Counter("items_received_total", "Items that came over the bus for channels with a subscriber on this node."),
 		refused:       m.Counter("items_refused_total", "Items from the bus that could not be read."),
 		lost:          m.Counter("items_lost_total", "Items that the bus says it dropped before this node had them."),
+		breaks:        m.Counter("channel_breaks_total", "Times that a channel's items may have been missed because the bus's connection broke."),
 		channels:      m.Gauge("channels", "Channels this node listens to."),
 		subscriptions: m.Gauge("subscriptions", "Subscriptions of this node's clients."),
 		lingering:     m.Gauge("channels_lingering", "Channels this node still listens to although their last long poll has left."),
@@ -188,8 +190,8 @@ func (f Format) String() string {
 type Notice uint8
 
 const (
-	// NoticeUpdate: the channel has just been subscribed on this node, and items
-	// may have been missed.
+	// NoticeUpdate: the channel has just been subscribed on this node, or the bus
+	// was away: items may have been missed. Only for those who asked for it.
 	NoticeUpdate Notice = iota
 
 	// NoticeLost: the bus dropped items of the channel.

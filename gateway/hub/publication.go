@@ -31,9 +31,9 @@ func (l *lazy) get(make func() []byte) []byte {
 // special says that the item asks for more than to be sent, in some format.
 func (p *Publication) special() bool {
 	it := p.Item
-	return it.Response != nil && it.Response.Action != grip.ActionSend ||
-		it.Stream != nil && it.Stream.Action != grip.ActionSend ||
-		it.Message != nil && it.Message.Action != grip.ActionSend
+	return it.Response != nil && (it.Response.Action != grip.ActionSend || it.Response.HasContentFilters) ||
+		it.Stream != nil && (it.Stream.Action != grip.ActionSend || it.Stream.HasContentFilters) ||
+		it.Message != nil && (it.Message.Action != grip.ActionSend || it.Message.HasContentFilters)
 }
 
 func (p *Publication) size() int {
@@ -73,7 +73,7 @@ func AppendChunk(dst, content []byte) []byte {
 }
 
 // Run is one or more items of a channel, in order. An item that asks for
-// something else than to be sent comes alone. It is only valid during Receiver.Deliver; the bytes it returns are
+// something else than to be sent to all comes alone. It is only valid during Receiver.Deliver; the bytes it returns are
 // shared, stay valid, and must not be changed.
 type Run struct {
 	Channel string

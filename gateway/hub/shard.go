@@ -159,7 +159,9 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 	var taken [3]int
 	for _, sub := range list {
 		if len(s.now.pubs) == 0 {
-			sub.receiver.Notify(notice, ch.name)
+			if sub.updates || notice != NoticeUpdate {
+				sub.receiver.Notify(notice, ch.name)
+			}
 			continue
 		}
 		taken[sub.format] += sub.receiver.Deliver(&r)

@@ -34,9 +34,6 @@ type Call struct {
 	Prefix   string
 	Channels []string
 
-	// OneEvent sends the origin one event in a request.
-	OneEvent bool
-
 	// Failed answers a client whose origin could not be asked or answered wrong.
 	Failed func(err error)
 
@@ -78,7 +75,7 @@ func (k *Keeper) Serve(call Call, client *wsoverhttp.Client) {
 		return
 	}
 	s := &session{
-		keeper: k, id: call.ID, route: call.Route, prefix: call.Prefix, oneEvent: call.OneEvent,
+		keeper: k, id: call.ID, route: call.Route, prefix: call.Prefix,
 		up: &overHTTP{client}, grip: answer.Extension.On, marker: answer.Extension.MessagePrefix,
 	}
 	if err := k.keep(s, call, answer.Header, answer); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -53,14 +54,15 @@ type session struct {
 	marker   string   // what the origin's messages begin with
 	grip     bool     // the origin speaks GRIP: marker and control messages count
 	deflated bool
-	oneEvent bool
 	native   bool
 
 	// Guarded by its shard's lock, in the hub.
 	sub hub.Subscriber
 
-	// alive is nil without keep-alive messages.
-	alive atomic.Pointer[keepAlive]
+	// alive is nil without keep-alive messages, filters without filters. Stored
+	// by whoever acts on the origin's events: one at a time.
+	alive   atomic.Pointer[keepAlive]
+	filters atomic.Pointer[hub.Filters]
 
 	// Owned by whoever calls Data: one at a time.
 	partial []byte // the beginning of a frame
@@ -88,7 +90,9 @@ type session struct {
 	ask          *wire.Timer // for interval
 	closing      *wire.Timer // for closeTimeout
 	delayed      *delayed
-	meta         map[string]string
+
+	// Owned by whoever acts on the origin's events: one at a time.
+	meta map[string]string // for filters
 }
 
 // keepAlive is a message that is sent to a quiet client.
@@ -304,13 +308,7 @@ func (s *session) exchange() {
 			s.sendToOrigin(nil)
 			continue
 		}
-		if s.oneEvent && len(events) > 1 {
-			s.waiting = events[1:]
-			events = events[:1]
-			s.waitingBytes -= len(events[0].Content)
-		} else {
-			s.waiting, s.waitingBytes = nil, 0
-		}
+		s.waiting, s.waitingBytes = nil, 0
 		paused := s.paused
 		s.paused = false
 		s.mu.Unlock()
@@ -477,12 +475,7 @@ func (s *session) send(b []byte) {
 		s.keeper.log.Debug("control frame too long, dropped", "conn", s.id)
 		return
 	}
-	switch s.conn.Send(b) {
-	case nil:
-		s.touch()
-	case wire.ErrSlow:
-		s.slow()
-	}
+	s.sendFrames(b)
 }
 
 // touch notes that the client was sent something.
@@ -681,23 +674,60 @@ func (s *session) askAgain() {
 
 // Deliver implements hub.Receiver.
 func (s *session) Deliver(run *hub.Run) int {
+	filters := s.filters.Load()
 	if run.Len() == 1 {
 		if m := run.Item(0).Message; m != nil && m.Action != grip.ActionSend {
 			return s.deliverAction(m)
+		} else if m != nil && m.HasContentFilters {
+			return s.deliverEach(run, filters)
 		}
 	}
+	if filters.Any(run.Channel) {
+		return s.deliverEach(run, filters)
+	}
 	b, n := run.Frames(s.deflated)
-	if len(b) == 0 {
+	if len(b) == 0 || !s.sendFrames(b) {
 		return 0
 	}
+	return n
+}
+
+// deliverEach sends what filters leave of each item.
+func (s *session) deliverEach(run *hub.Run, filters *hub.Filters) int {
+	n := 0
+	for i := range run.Len() {
+		item := run.Item(i)
+		m := item.Message
+		if m == nil {
+			continue
+		}
+		content, ok, err := filters.Pass(run.Channel, item, m.Content, m.ContentFilters, m.HasContentFilters)
+		if err != nil {
+			s.keeper.filterErrors.Inc()
+			s.keeper.log.Debug("item skipped", "conn", s.id, "channel", run.Channel, "error", err)
+		}
+		if !ok {
+			continue
+		}
+		b := Frame(&grip.MessageItem{Type: m.Type, Content: content}, s.deflated)
+		if len(b) == 0 || !s.sendFrames(b) {
+			continue
+		}
+		n++
+	}
+	return n
+}
+
+// sendFrames sends published frames; false means that the client does not get them.
+func (s *session) sendFrames(b []byte) bool {
 	switch s.conn.Send(b) {
 	case nil:
 		s.touch()
-		return n
+		return true
 	case wire.ErrSlow:
 		s.slow()
 	}
-	return 0
+	return false
 }
 
 // deliverAction acts on a published close or refresh.
@@ -768,6 +798,7 @@ func (s *session) control(text []byte) {
 			s.close(ReasonOriginError, closeOriginFailed, "too many filters")
 			return
 		}
+		s.filters.Store(s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters}).WithMeta(s.meta))
 		s.subscribe(c.Channel)
 	case grip.ControlUnsubscribe:
 		name := s.prefix + c.Channel
@@ -786,18 +817,7 @@ func (s *session) control(text []byte) {
 		}
 		s.mu.Unlock()
 	case grip.ControlSetMeta:
-		s.mu.Lock()
-		if c.Delete {
-			delete(s.meta, c.Name)
-		} else {
-			if s.meta == nil {
-				s.meta = make(map[string]string)
-			}
-			if _, ok := s.meta[c.Name]; ok || len(s.meta) < metaMax {
-				s.meta[c.Name] = c.Value
-			}
-		}
-		s.mu.Unlock()
+		s.setMeta(c)
 	case grip.ControlKeepAlive:
 		s.setKeepAlive(c)
 	case grip.ControlSendDelayed:
@@ -805,6 +825,27 @@ func (s *session) control(text []byte) {
 	case grip.ControlFlushDelayed:
 		s.flushDelayed()
 	}
+}
+
+// setMeta changes what filters know of the connection. Meta is replaced, not
+// changed: a delivery may be reading it.
+func (s *session) setMeta(c grip.Control) {
+	meta := maps.Clone(s.meta)
+	if c.Delete {
+		delete(meta, c.Name)
+	} else {
+		if meta == nil {
+			meta = make(map[string]string)
+		}
+		if _, known := meta[c.Name]; !known && len(meta) == metaMax {
+			s.keeper.badControl.Inc()
+			s.keeper.log.Warn("meta beyond the limit ignored", "conn", s.id, "route", s.route, "name", c.Name, "limit", metaMax)
+			return
+		}
+		meta[c.Name] = c.Value
+	}
+	s.meta = meta
+	s.filters.Store(s.filters.Load().WithMeta(meta))
 }
 
 // metaMax bounds the names a connection's meta may have.

@@ -131,6 +131,7 @@ type Keeper struct {
 	unprefixed   metrics.Counter
 	exchangeTime metrics.Histogram
 	retried      metrics.Counter
+	filterErrors metrics.Counter
 }
 
 // NewKeeper returns a Keeper.
@@ -161,6 +162,7 @@ func NewKeeper(opts Options) *Keeper {
 		subsDropped:  m.Counter("websocket_subscriptions_refused_total", "Subscriptions beyond the limit for one client."),
 		unprefixed:   m.Counter("websocket_origin_messages_dropped_total", "Messages of origins without the message prefix."),
 		exchangeTime: m.Histogram("websocket_exchange_seconds", "Time of WebSocket-over-HTTP requests.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60),
+		filterErrors: m.Counter("websocket_filter_errors_total", "Items that WebSocket clients did not get because a filter failed."),
 		retried:      m.Counter("websocket_exchange_retries_total", "WebSocket-over-HTTP requests sent again because the origin was unreachable."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())

@@ -217,6 +217,7 @@ type Conn struct {
 	reason   error
 	queue    [][]byte // what waits; the first may have been written in part
 	queued   int      // bytes in queue
+	inflight int      // so many of queue are in a write call
 	partial  bool     // the first of queue has been written in part
 	stalling *time.Timer
 }
@@ -310,6 +311,10 @@ func (c *Conn) send(b []byte, last bool) error {
 		c.mu.Unlock()
 		return nil
 	}
+	if c.dead {
+		c.buryLocked() // whoever ended it left that to us
+		return ErrClosed
+	}
 	if n < len(b) {
 		c.queue = append([][]byte{b[n:]}, c.queue...)
 		c.queued += len(b) - n
@@ -372,13 +377,17 @@ func (c *Conn) end(last []byte, drop, release bool) {
 		return
 	}
 	if drop {
-		keep := c.queue[:0:0]
-		c.queued = 0
-		if c.partial && len(c.queue) > 0 {
-			keep = append(keep, c.queue[0])
-			c.queued = len(c.queue[0])
+		// What is being written, or has been in part, cannot be taken back.
+		kept := c.inflight
+		if c.partial {
+			kept = max(kept, 1)
 		}
-		c.queue = keep
+		kept = min(kept, len(c.queue))
+		c.queue = append([][]byte(nil), c.queue[:kept]...)
+		c.queued = 0
+		for _, b := range c.queue {
+			c.queued += len(b)
+		}
 	}
 	if len(last) > 0 {
 		c.queue = append(c.queue, last)
@@ -438,9 +447,14 @@ func (c *Conn) flush() {
 		if len(batch) > writevMax {
 			batch = batch[:writevMax]
 		}
+		c.inflight = len(batch)
 		c.mu.Unlock()
 		n, err := writevFD(int(c.fd), batch)
 		c.mu.Lock()
+		c.inflight = 0
+		if c.dead {
+			break // and what was queued is gone
+		}
 		if err != nil {
 			c.writing = false
 			c.mu.Unlock()
@@ -717,20 +731,22 @@ func (c *Conn) writeBlocking() {
 	c.mu.Lock()
 	for len(c.queue) > 0 && !c.dead {
 		batch := net.Buffers(append([][]byte(nil), c.queue...))
+		c.inflight = len(batch)
 		c.mu.Unlock()
 		n, err := batch.WriteTo(c.extra.nc)
 		if f, ok := c.extra.nc.(interface{ Flush() error }); ok && err == nil {
 			err = f.Flush()
 		}
 		c.mu.Lock()
+		c.inflight = 0
+		if c.dead {
+			break
+		}
 		if err != nil {
 			c.writing = false
 			c.mu.Unlock()
 			c.fail(err)
 			return
-		}
-		if c.dead {
-			break
 		}
 		c.wroteLocked(int(n))
 		c.progressLocked()

@@ -234,6 +234,46 @@ func TestCloseNowKeepsOnlyTheRestOfWhatIsHalfWritten(t *testing.T) {
 	}
 }
 
+func TestEndingWhileSendingIsHarmless(t *testing.T) {
+	eachKind(t, func(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn)) {
+		group := newGroup(t, wire.GroupOptions{QueueBytes: 1 << 20})
+		piece := make([]byte, 5000)
+		for i := range 200 {
+			server, client := pair(t)
+			h := newRecorder()
+			c, err := group.Adopt(server, wire.Options{Handler: h})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Start(nil)
+			var wg sync.WaitGroup
+			for range 3 {
+				wg.Go(func() {
+					for c.Send(piece) != wire.ErrClosed {
+					}
+				})
+			}
+			wg.Go(func() { io.CopyN(io.Discard, client, int64(1000*i)); io.Copy(io.Discard, client) })
+			switch i % 3 {
+			case 0:
+				client.Close()
+			case 1:
+				c.CloseNow([]byte("bye"))
+				client.Close()
+			case 2:
+				c.Abort()
+				client.Close()
+			}
+			wg.Wait()
+			select {
+			case <-h.closed:
+			case <-time.After(patience):
+				t.Fatal("Closed was not called")
+			}
+		}
+	})
+}
+
 func TestConcurrentSendsStayWhole(t *testing.T) {
 	eachKind(t, func(t *testing.T, pair func(*testing.T) (net.Conn, net.Conn)) {
 		group := newGroup(t, wire.GroupOptions{QueueBytes: 64 << 20})

@@ -1,0 +1,83 @@
+package hub
+
+import (
+	"maps"
+
+	"github.com/gripway/gripway/grip"
+)
+
+// Filters are what a subscriber's items pass through, by channel. They do not
+// change: a subscriber whose channels or meta change gets others. Nil Filters
+// pass everything as it is.
+type Filters struct {
+	prefix     string // of the route's channels
+	meta       map[string]string
+	chains     map[string]grip.Chain // by channel, prefixed; only those with filters
+	subscribed func(channel string) bool
+}
+
+// NewFilters returns the filters of a subscriber to channels that a route's
+// origin named without prefix, or nil if none of them has any.
+func NewFilters(s *Subscriber, prefix string, channels []grip.Channel, meta map[string]string) *Filters {
+	var f *Filters
+	for _, ch := range channels {
+		if grip.NewChain(ch.Filters) != nil {
+			f = f.WithChannel(s, prefix, ch)
+		}
+	}
+	if f != nil {
+		f.meta = meta
+	}
+	return f
+}
+
+// WithChannel returns f with the filters of ch instead of those it had, if any.
+func (f *Filters) WithChannel(s *Subscriber, prefix string, ch grip.Channel) *Filters {
+	chain := grip.NewChain(ch.Filters)
+	name := prefix + ch.Name
+	if f == nil && chain == nil {
+		return nil
+	}
+	n := &Filters{prefix: prefix, chains: make(map[string]grip.Chain), subscribed: func(channel string) bool {
+		return s.Subscribed(prefix + channel)
+	}}
+	if f != nil {
+		n.meta = f.meta
+		maps.Copy(n.chains, f.chains)
+	}
+	delete(n.chains, name)
+	if chain != nil {
+		n.chains[name] = chain
+	}
+	return n
+}
+
+// WithMeta returns f with another meta of the connection.
+func (f *Filters) WithMeta(meta map[string]string) *Filters {
+	if f == nil {
+		return nil
+	}
+	n := *f
+	n.meta = meta
+	return &n
+}
+
+// Any says whether items of the channel have to pass filters.
+func (f *Filters) Any(channel string) bool { return f != nil && f.chains[channel] != nil }
+
+// Pass returns what the subscriber is to get of an item's content, and whether
+// it is to get it. If asserts is set, the publisher wants only subscribers whose
+// content filters are just those of asserted.
+func (f *Filters) Pass(channel string, item *grip.Item, content []byte, asserted []string, asserts bool) (out []byte, ok bool, err error) {
+	var chain grip.Chain
+	if f != nil {
+		chain = f.chains[channel]
+	}
+	if asserts && !chain.HasContentFilters(asserted) {
+		return nil, false, nil
+	}
+	if chain == nil {
+		return content, true, nil
+	}
+	return chain.Apply(&grip.FilterContext{SubMeta: f.meta, PubMeta: item.Meta, Subscribed: f.subscribed}, content)
+}

@@ -271,4 +271,9 @@ func readFD(fd int, p []byte) (int, error) {
 
 func shutdownFD(fd int) { unix.Shutdown(fd, unix.SHUT_WR) }
 
+// resetFD makes closing drop what was not sent yet.
+func resetFD(fd int) {
+	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
 func closeFD(fd int) { unix.Close(fd) }

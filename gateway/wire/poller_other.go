@@ -33,4 +33,5 @@ func writeFD(int, []byte) (int, error)    { return 0, errNotPolled }
 func writevFD(int, [][]byte) (int, error) { return 0, errNotPolled }
 func readFD(int, []byte) (int, error)     { return 0, errNotPolled }
 func shutdownFD(int)                      {}
+func resetFD(int)                         {}
 func closeFD(int)                         {}

@@ -211,6 +211,7 @@ type Conn struct {
 	ending   bool // no Send is accepted; what waits is written, then the connection ends
 	shut     bool // our side has been shut down
 	dead     bool // ended: the file is closed as soon as nobody uses it
+	reset    bool // what the kernel still has to send is dropped as well
 	told     bool // Closed has been called or is about to be
 	started  bool
 	release  bool // goes back to its listener when ending is done
@@ -362,8 +363,9 @@ func (c *Conn) Release(last []byte, l *Listener) {
 	c.end(last, false, l != nil && c.fd >= 0)
 }
 
-// Abort ends the connection at once, without what still waits.
-func (c *Conn) Abort() { c.fail(ErrClosed) }
+// Abort ends the connection at once, without what still waits, here and in the
+// kernel: the client sees a reset, and megabytes of buffers are free.
+func (c *Conn) Abort() { c.failReset(ErrClosed) }
 
 // Wait returns after Handler.Closed has. It is only for connections made with
 // Respond.
@@ -407,7 +409,7 @@ func (c *Conn) end(last []byte, drop, release bool) {
 // stallLocked makes sure that bytes do not wait forever.
 func (c *Conn) stallLocked() {
 	if c.stalling == nil && !c.dead {
-		c.stalling = time.AfterFunc(c.loop.group.opts.StallMax, func() { c.fail(ErrStalled) })
+		c.stalling = time.AfterFunc(c.loop.group.opts.StallMax, func() { c.failReset(ErrStalled) })
 	}
 }
 
@@ -534,6 +536,14 @@ func (c *Conn) settleLocked() {
 	}
 }
 
+// failReset is fail, with a reset.
+func (c *Conn) failReset(reason error) {
+	c.mu.Lock()
+	c.reset = true
+	c.mu.Unlock()
+	c.fail(reason)
+}
+
 // fail ends the connection for reason, at once.
 func (c *Conn) fail(reason error) {
 	c.mu.Lock()
@@ -572,9 +582,12 @@ func (c *Conn) buryLocked() {
 		return
 	}
 	c.told = true
-	reason := c.reason
+	reason, reset := c.reason, c.reset
 	c.mu.Unlock()
 	c.loop.forget(c)
+	if reset {
+		resetFD(int(c.fd))
+	}
 	closeFD(int(c.fd))
 	// In a goroutine: whoever noticed the end may hold what Closed wants.
 	go c.handler.Closed(c, reason)

@@ -332,7 +332,7 @@ func conformanceCases() []wsCase {
 	echo("6", "binary may be anything", "", binary, "\xed\xa0\x80")
 
 	// 7: closing.
-	add("7", "close without content", "answers 1000", frame(harness.OpClose, ""), closed(0))
+	add("7", "close without content", "", frame(harness.OpClose, ""), closed(0, 1000))
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999} {
 		add("7", fmt.Sprintf("close %d", code), "", sendClose(code, ""), closed(code))
 	}

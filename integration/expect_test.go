@@ -533,12 +533,19 @@ func silent[E any](feed *harness.Feed[E], d time.Duration) error {
 	return err
 }
 
+// listMax is how much of a feed a failure shows: the last.
+const listMax = 10
+
 // list shows what a feed holds, one a line.
 func list[E any](pending []harness.Seen[E]) string {
 	if len(pending) == 0 {
 		return "\tnothing\n"
 	}
 	var b strings.Builder
+	if more := len(pending) - listMax; more > 0 {
+		fmt.Fprintf(&b, "\t… %d before …\n", more)
+		pending = pending[more:]
+	}
 	for _, e := range pending {
 		fmt.Fprintf(&b, "\t%v\n", e.What)
 	}

@@ -12,9 +12,10 @@ const (
 	dialTimeout  = 5 * time.Second
 	writeTimeout = 10 * time.Second
 
-	// smallBuffer is the receive buffer of a client that is to be slow: it is
-	// full after a few items, where the kernel's own choice holds megabytes.
-	smallBuffer = 4096
+	// smallBuffer is the receive buffer of a client that is to be slow: it is full
+	// after little, where the kernel's own choice holds megabytes, and yet takes a
+	// segment of loopback whole: with less, a client that resumes waits for probes.
+	smallBuffer = 128 << 10
 )
 
 // dial connects; raw is the TCP connection below conn.

@@ -1,19 +1,620 @@
-// Command gripway is a real-time gateway; see README.md.
+// Command gripway is a real-time gateway: it holds WebSocket and long-lived HTTP
+// clients in front of plain HTTP servers. See README.md, and gripway --help.
+//
+// This file is the only place where all rooms meet: settings become a bus, a
+// gateway, routes and listeners, in this order, and end in the reverse one.
 package main
 
 import (
-	_ "github.com/alecthomas/kong"
-	_ "github.com/chromedp/chromedp"
-	_ "github.com/golang-jwt/jwt/v5"
-	_ "github.com/google/uuid"
-	_ "github.com/gorilla/websocket"
-	_ "github.com/nats-io/nats-server/v2/server"
-	_ "github.com/nats-io/nats.go"
-	_ "github.com/pelletier/go-toml/v2"
-	_ "github.com/rogpeppe/go-internal/testscript"
-	_ "go.uber.org/goleak"
-	_ "golang.org/x/net/http/httpguts"
-	_ "golang.org/x/sys/unix"
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gripway/gripway/gateway"
+	"github.com/gripway/gripway/gateway/config"
+	"github.com/gripway/gripway/gateway/control"
+	"github.com/gripway/gripway/gateway/demo"
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub/natsbus"
 )
 
-func main() {}
+// version is set by the linker: -ldflags "-X main.version=1.2.3".
+var version = ""
+
+const (
+	// headerTimeout bounds how long a client may take to send a request's header.
+	headerTimeout = 30 * time.Second
+
+	// idleTimeout bounds how long a connection may wait for its next request.
+	idleTimeout = 2 * time.Minute
+
+	// streamsMax bounds the requests at once on one HTTP/2 connection.
+	streamsMax = 1000
+
+	// publishTimeout bounds the command publish.
+	publishTimeout = 30 * time.Second
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Environ()))
+}
+
+// run does what the command line says and returns the exit code.
+func run(ctx context.Context, args, environ []string) int {
+	command, err := config.Parse(args, environ, config.Output{Version: versionText()})
+	if errors.Is(err, config.ErrShown) {
+		return 0
+	}
+	if err == nil {
+		switch c := command.(type) {
+		case *config.ServeCommand:
+			err = serve(ctx, &c.Config, nil)
+		case *config.DemoCommand:
+			err = serve(ctx, &c.Config, demo.New)
+		case *config.CheckCommand:
+			err = check(&c.Config)
+		case *config.PublishCommand:
+			err = publish(ctx, c)
+		case *config.SubscribeCommand:
+			err = subscribe(ctx, c)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gripway:", err)
+		var usage *config.UsageError
+		if errors.As(err, &usage) {
+			return 2
+		}
+		return 1
+	}
+	return 0
+}
+
+// versionText is what --version prints.
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// serve runs the gateway until ctx ends, and then until it has drained.
+func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*demo.Demo, error)) error {
+	if problems := c.Validate(); len(problems) > 0 {
+		return problems
+	}
+	log := newLog(c)
+	for _, warning := range c.Warnings() {
+		log.Warn(warning.Error())
+	}
+	registry := metrics.New()
+	bus, err := natsbus.Open(busOptions(c, log))
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	watchBus(registry, bus)
+
+	g, err := gateway.New(gatewayOptions(c, bus, registry, log))
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+
+	listeners, err := listen(c)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+
+	if newDemo != nil {
+		d, err := newDemo(demo.Options{Log: log, ControlAddr: addr(listeners.control), Bus: bus})
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		line := fmt.Sprintf("* %s,over_http", d.Addr())
+		if c.Route, _ = config.ParseRoutes("demo", line); len(c.Route) == 0 {
+			return fmt.Errorf("demo: route %q is refused", line)
+		}
+		defer d.Hello(os.Stdout, addr(listeners.clients[0].Listener), addr(listeners.control))
+	}
+
+	routes := &routes{config: c, gateway: g, network: origin.NewNetwork(origin.NetworkOptions{Metrics: registry}), log: log}
+	if err := routes.load(); err != nil {
+		return err
+	}
+	defer routes.close()
+	watching, stopWatching := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { routes.watch(watching) })
+	defer background.Wait()
+	defer stopWatching()
+
+	api := control.New(control.Options{
+		Bus: bus, Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
+		Ready: func() error {
+			if ctx.Err() != nil {
+				return errors.New("draining")
+			}
+			if !bus.Stats().Connected {
+				return errors.New("no connection to NATS")
+			}
+			return nil
+		},
+	})
+	servers := startServers(c, listeners, g, api, log)
+	for _, line := range listeners.lines(bus) {
+		fmt.Println(line)
+	}
+	fmt.Println("ready")
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-servers.failed:
+	}
+	stopWatching()
+	return errors.Join(err, drain(c, servers, g, api, log))
+}
+
+// newLog returns the logger that the settings ask for.
+func newLog(c *config.Config) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.LogLevel)) // Validate has read it
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}
+
+func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
+	options := natsbus.Options{URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, Log: log}
+	if options.URL == "" {
+		options.Embedded = natsbus.Embedded{
+			Listen: c.NATSListen, ClusterListen: c.NATSClusterListen, ClusterName: c.NATSClusterName,
+		}
+		for _, peer := range c.NATSPeer {
+			options.Embedded.Peers = append(options.Embedded.Peers, peer.Reveal())
+		}
+		if c.NATSClusterListen == "" && len(c.NATSPeer) == 0 {
+			options.Embedded.ClusterName = ""
+		}
+	}
+	return options
+}
+
+// watchBus shows how the bus is.
+func watchBus(registry *metrics.Registry, bus *natsbus.Bus) {
+	for _, m := range []struct {
+		name, help string
+		value      func(natsbus.Stats) float64
+	}{
+		{"bus_connected", "1 while this node is connected to the bus.", func(s natsbus.Stats) float64 {
+			if s.Connected {
+				return 1
+			}
+			return 0
+		}},
+		{"bus_peers", "Other nodes connected to the NATS server inside.", func(s natsbus.Stats) float64 { return float64(s.Peers) }},
+		{"bus_published_items", "Items the bus accepted here.", func(s natsbus.Stats) float64 { return float64(s.Published) }},
+		{"bus_refused_items", "Items the bus refused because this node was busy.", func(s natsbus.Stats) float64 { return float64(s.Refused) }},
+		{"bus_lost_items", "Items from other nodes that were dropped because this node was busy.", func(s natsbus.Stats) float64 { return float64(s.Lost) }},
+		{"bus_reconnects", "Connections to the bus that were made again.", func(s natsbus.Stats) float64 { return float64(s.Reconnects) }},
+	} {
+		registry.Func(m.name, m.help, func() float64 { return m.value(bus.Stats()) })
+	}
+}
+
+func gatewayOptions(c *config.Config, bus *natsbus.Bus, registry *metrics.Registry, log *slog.Logger) gateway.Options {
+	options := gateway.Options{
+		Bus:                   bus,
+		AcceptPushpinRoute:    c.AcceptPushpinRoute,
+		AcceptXForwardedProto: c.AcceptXForwardedProtocol,
+		HeaderBytes:           c.HeaderBytes,
+		HoldsMax:              c.HoldsMax,
+		QueueBytes:            c.ClientQueueBytes,
+		WebSocketBytes:        c.WebSocketMessageBytes,
+		WebSocketCompression:  c.WebSocketCompression,
+		Subscriptions:         c.SubscriptionsPerConnection,
+		TimeoutMin:            c.ResponseTimeoutMin,
+		Linger:                c.SubscriptionLinger,
+		Metrics:               registry,
+		Log:                   log,
+	}
+	if !c.UpdateOnFirstSubscription {
+		options.FirstUpdate = -1
+	}
+	if options.Linger == 0 {
+		options.Linger = -1
+	}
+	return options
+}
+
+// routes are the gateway's routes as the settings say, again when they change.
+type routes struct {
+	config  *config.Config
+	gateway *gateway.Gateway
+	network *origin.Network
+	log     *slog.Logger
+	file    *config.RoutesFile // nil without one
+
+	mu    sync.Mutex
+	pools []*origin.Pool // of the routes in use
+}
+
+// load reads the routes for the first time.
+func (r *routes) load() error {
+	var fromFile []config.Route
+	if r.config.Routes != "" {
+		r.file = config.NewRoutesFile(r.config.Routes)
+		var problems []error
+		if fromFile, problems = r.file.Load(); len(problems) > 0 {
+			return errors.Join(problems...)
+		}
+	}
+	return r.set(fromFile)
+}
+
+// set gives the gateway the settings' routes and those of the file.
+func (r *routes) set(fromFile []config.Route) error {
+	all, duplicates := config.CombineRoutes(r.config.Route, fromFile)
+	for _, err := range duplicates {
+		r.log.Warn("route left out", "error", err)
+	}
+	var live []*gateway.Route
+	var pools []*origin.Pool
+	for _, line := range all {
+		route, err := newRoute(r.config, line, r.network)
+		if err != nil {
+			for _, pool := range pools {
+				pool.Close()
+			}
+			return fmt.Errorf("%s: %w", line.Where, err)
+		}
+		live = append(live, route)
+		pools = append(pools, route.Pool)
+	}
+	r.gateway.SetRoutes(live)
+	r.mu.Lock()
+	old := r.pools
+	r.pools = pools
+	r.mu.Unlock()
+	for _, pool := range old {
+		pool.Close()
+	}
+	return nil
+}
+
+// newRoute makes a route of its line.
+func newRoute(c *config.Config, line config.Route, network *origin.Network) (*gateway.Route, error) {
+	rules := &origin.Rules{
+		AsHost: line.AsHost, PathBeg: line.PathBeg, PathRem: line.PathRem, ReplaceBeg: line.ReplaceBeg,
+		Header: line.Header, OrigHeaders: line.OrigHeaders, NoGrip: line.NoGrip, Feature: gateway.Feature,
+		AcceptXForwardedProto: c.AcceptXForwardedProtocol, CDNLoop: c.CDNLoop,
+	}
+	switch c.SetXForwardedProtocol {
+	case "true":
+		rules.XForwardedProto = origin.ForwardedProtoBoth
+	case "false":
+		rules.XForwardedProto = origin.ForwardedProtoNone
+	}
+	var err error
+	if rules.XForwardedFor, err = origin.ParseForwardedFor(c.XForwardedFor); err != nil {
+		return nil, fmt.Errorf("x-forwarded-for: %w", err)
+	}
+	if rules.XForwardedForTrusted, err = origin.ParseForwardedFor(c.XForwardedForTrusted); err != nil {
+		return nil, fmt.Errorf("x-forwarded-for-trusted: %w", err)
+	}
+	key, err := grip.ParseKey(cmp.Or(line.SigKey, c.SigKey).Reveal(), "")
+	if err != nil {
+		return nil, fmt.Errorf("sig-key: %w", err)
+	}
+	if !key.IsZero() {
+		rules.Signer = grip.NewSigner(cmp.Or(line.SigIss, c.SigIss), key).Sign
+	}
+	upstream, err := grip.ParseKey(c.UpstreamKey.Reveal(), "")
+	if err != nil {
+		return nil, fmt.Errorf("upstream-key: %w", err)
+	}
+	if !upstream.IsZero() {
+		rules.Verifier = grip.NewVerifier("", upstream).Verify
+	}
+
+	route := &gateway.Route{
+		ID: line.ID, Domain: line.Domain, PathBeg: line.PathBeg, Proto: line.Proto, TLS: line.SSL,
+		Prefix: line.Prefix, Debug: c.Debug || line.Debug, NoGrip: line.NoGrip, Rules: rules,
+	}
+	options := origin.Options{PathBeg: line.PathBeg, Network: network}
+	for i, target := range line.Targets {
+		// How clients are held is the route's matter, and its first target says it.
+		if i == 0 {
+			route.OverHTTP, route.OneEvent = target.OverHTTP, target.OneEvent
+		}
+		for _, channel := range target.Sub {
+			if !slices.Contains(route.Channels, channel) {
+				route.Channels = append(route.Channels, channel)
+			}
+		}
+		options.Targets = append(options.Targets, origin.Target{
+			Addr: target.Addr, TLS: target.TLS, Insecure: target.Insecure, TrustConnectHost: target.TrustConnectHost,
+			OverHTTP: target.OverHTTP, Untrusted: target.Untrusted, OneEvent: target.OneEvent, Test: target.Test, Host: target.Host,
+			Sub: target.Sub, ClientCert: target.ClientCert, ClientKey: target.ClientKey,
+		})
+	}
+	route.Pool, err = origin.NewPool(options)
+	return route, err
+}
+
+// watch follows the file until ctx ends; SIGHUP reads it at once.
+func (r *routes) watch(ctx context.Context) {
+	if r.file == nil {
+		return
+	}
+	changed := func(fromFile []config.Route, problems []error) {
+		for _, problem := range problems {
+			r.log.Error("routes file", "error", problem)
+		}
+		if fromFile == nil {
+			return // it could not be read: what there is stays
+		}
+		if err := r.set(fromFile); err != nil {
+			r.log.Error("routes file", "error", err)
+			return
+		}
+		r.log.Info("routes loaded", "file", r.config.Routes, "routes", len(fromFile))
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { r.file.Watch(ctx, changed) })
+	defer watcher.Wait()
+	for {
+		select {
+		case <-hangup:
+			changed(r.file.Load())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *routes) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, pool := range r.pools {
+		pool.Close()
+	}
+}
+
+// check reports all that is wrong with the settings, and what would work but is
+// doubtful.
+func check(c *config.Config) error {
+	problems := c.Validate()
+	for _, warning := range c.Warnings() {
+		fmt.Println("warning:", warning)
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	fmt.Println("ok")
+	return nil
+}
+
+// listeners are where the gateway is reached.
+type listeners struct {
+	clients []clientListener
+	control net.Listener // nil without
+}
+
+type clientListener struct {
+	*wire.Listener
+	tls bool
+}
+
+// listen opens all ports, or none.
+func listen(c *config.Config) (*listeners, error) {
+	l := &listeners{}
+	open := func(address string, tls bool) error {
+		inner, err := net.Listen("tcp", address)
+		if err == nil {
+			l.clients = append(l.clients, clientListener{wire.Listen(inner), tls})
+		}
+		return err
+	}
+	var err error
+	for _, address := range c.Listen {
+		err = errors.Join(err, open(address, false))
+	}
+	for _, address := range c.ListenTLS {
+		err = errors.Join(err, open(address, true))
+	}
+	if c.ControlListen != "" {
+		var e error
+		l.control, e = net.Listen("tcp", c.ControlListen)
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *listeners) close() {
+	for _, client := range l.clients {
+		client.Close()
+	}
+	if l.control != nil {
+		l.control.Close()
+	}
+}
+
+func (l *listeners) lines(bus *natsbus.Bus) []string {
+	var lines []string
+	for _, client := range l.clients {
+		kind := "http"
+		if client.tls {
+			kind = "https"
+		}
+		lines = append(lines, fmt.Sprintf("listening for clients on %s (%s)", client.Addr(), kind))
+	}
+	if l.control != nil {
+		lines = append(lines, fmt.Sprintf("listening for publishers and operators on %s", l.control.Addr()))
+	}
+	if a := bus.ClientAddr(); a != "" {
+		lines = append(lines, fmt.Sprintf("listening for NATS clients on %s", a))
+	}
+	if a := bus.ClusterAddr(); a != "" {
+		lines = append(lines, fmt.Sprintf("listening for other nodes on %s", a))
+	}
+	return lines
+}
+
+func addr(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// servers are the HTTP servers at the listeners.
+type servers struct {
+	all    []*http.Server
+	failed chan error // takes the first that fails
+}
+
+func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog.Logger) *servers {
+	s := &servers{failed: make(chan error, 1)}
+	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	start := func(server *http.Server, serve func() error) {
+		server.ErrorLog = errorLog
+		server.ReadHeaderTimeout = headerTimeout
+		server.IdleTimeout = idleTimeout
+		s.all = append(s.all, server)
+		go func() {
+			if err := serve(); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				select {
+				case s.failed <- err:
+				default:
+				}
+			}
+		}()
+	}
+	for _, client := range l.clients {
+		var protocols http.Protocols
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(client.tls)
+		protocols.SetUnencryptedHTTP2(!client.tls)
+		server := &http.Server{
+			Handler: g, Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
+			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
+			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
+		}
+		if client.tls {
+			certificates, _ := c.Certificates() // Validate has read them
+			server.TLSConfig = &tls.Config{Certificates: certificates}
+			start(server, func() error { return server.ServeTLS(client, "", "") })
+			continue
+		}
+		start(server, func() error { return server.Serve(client) })
+	}
+	if l.control != nil {
+		server := &http.Server{Handler: api, MaxHeaderBytes: control.HeaderBytesMax}
+		start(server, func() error { return server.Serve(l.control) })
+	}
+	return s
+}
+
+// drain ends what runs: first clients stop coming, then those that are held are
+// told, then requests in progress end.
+func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Control, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
+	defer cancel()
+	log.Info("draining", "held", g.Held(), "timeout", c.DrainTimeout)
+	var wg sync.WaitGroup
+	api.Close()
+	for _, server := range s.all {
+		wg.Go(func() {
+			if server.Shutdown(ctx) != nil {
+				server.Close()
+			}
+		})
+	}
+	if err := g.Drain(ctx); err != nil {
+		log.Warn("clients had to be dropped", "error", err)
+	}
+	wg.Wait()
+	return nil
+}
+
+// publish is the command publish.
+func publish(ctx context.Context, c *config.PublishCommand) error {
+	gripURL, err := c.GripURL()
+	if err != nil {
+		return err
+	}
+	publisher, err := grip.NewPublisher(gripURL)
+	if err != nil {
+		return err
+	}
+	defer publisher.Close()
+	count := 0
+	err = c.Items(os.Stdin, func(item *grip.Item) error {
+		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+		defer cancel()
+		count++
+		return publisher.Publish(ctx, item)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("Published")
+	return nil
+}
+
+// subscribe is the command subscribe.
+func subscribe(ctx context.Context, c *config.SubscribeCommand) error {
+	gripURL, err := c.GripURL()
+	if err != nil {
+		return err
+	}
+	client, err := control.NewClient(gripURL)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(os.Stdout)
+	err = client.Subscribe(ctx, c.Channels, func(line json.RawMessage) error {
+		out.Write(line)
+		out.WriteByte('\n')
+		return out.Flush()
+	})
+	if ctx.Err() != nil || errors.Is(err, control.ErrShutdown) {
+		return nil
+	}
+	return err
+}

@@ -183,6 +183,45 @@ func (k *Keeper) Serve(call Call) {
 	k.serveResponse(call)
 }
 
+// Whole answers at once, with the answer's own words for its status, which
+// net/http cannot send. It returns false, and has done nothing, where the client
+// cannot be sent them either. Answer.Rest must be nil.
+func (k *Keeper) Whole(w http.ResponseWriter, r *http.Request, answer *Answer) bool {
+	c, err := take(w, r)
+	if err != nil || c.hijacked == nil {
+		return err != nil
+	}
+	b, listener := c.whole(answer, true)
+	conn, err := k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: nobody{}, Unread: true, Buffered: c.buffered})
+	if err == nil {
+		conn.Release(b, listener)
+	}
+	return true
+}
+
+// whole is an answer as bytes, and where its connection goes afterwards.
+func (c *client) whole(answer *Answer, reuse bool) ([]byte, *wire.Listener) {
+	b := appendHead(make([]byte, 0, 512+len(answer.Body)), answer.Status, answer.Reason, answer.Header)
+	body := hasBody(answer.Status, false)
+	if body {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, int64(len(answer.Body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	listener := c.listener
+	if !reuse {
+		listener = nil
+	}
+	if listener == nil {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if body && !c.head {
+		b = append(b, answer.Body...)
+	}
+	return b, listener
+}
+
 func (k *Keeper) add(h held, mode string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,6 +16,13 @@ import (
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/grip"
+)
+
+// againMin and againSpread are after how long an origin is asked again for what
+// a channel's new subscription may have missed.
+const (
+	againMin    = 20 * time.Millisecond
+	againSpread = 100 * time.Millisecond
 )
 
 // behindBytesMax is how much of an answer may wait for the client before more of
@@ -172,24 +180,7 @@ func (s *response) finish(answer Answer, reason Reason) bool {
 		s.finishLong(answer)
 		return true
 	}
-	b := appendHead(make([]byte, 0, 512+len(answer.Body)), answer.Status, answer.Reason, answer.Header)
-	whole := hasBody(answer.Status, false)
-	if whole {
-		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, int64(len(answer.Body)), 10)
-		b = append(b, "\r\n"...)
-	}
-	listener := s.client.listener
-	if reason == ReasonShutdown {
-		listener = nil
-	}
-	if listener == nil {
-		b = append(b, "Connection: close\r\n"...)
-	}
-	b = append(b, "\r\n"...)
-	if whole && !s.client.head {
-		b = append(b, answer.Body...)
-	}
+	b, listener := s.client.whole(&answer, reason != ReasonShutdown)
 	s.conn.Release(b, listener)
 	return true
 }
@@ -250,7 +241,7 @@ func (s *response) Deliver(run *hub.Run) int {
 		}
 		switch item.Action {
 		case grip.ActionHint:
-			s.again()
+			s.again(0)
 		case grip.ActionSend:
 			s.mu.Lock()
 			stored, filters := s.stored, s.filters
@@ -333,12 +324,14 @@ func splitList(values []string) []string {
 
 // Notify implements hub.Receiver.
 func (s *response) Notify(notice hub.Notice, channel string) {
-	// Whatever happened, the origin knows more.
-	s.again()
+	// Whatever happened, the origin knows more. Its channels' other notices, and
+	// those of other clients, come at the same time: one request will do, and not
+	// all at once.
+	s.again(againMin + rand.N(againSpread))
 }
 
-// again asks the origin once more whether to hold.
-func (s *response) again() {
+// again asks the origin, after a while, whether to go on holding.
+func (s *response) again(after time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done || s.call.Again == nil {
@@ -349,12 +342,13 @@ func (s *response) again() {
 		return
 	}
 	s.asking = true
-	go s.askAgain()
+	go s.askAgain(after)
 }
 
 // askAgain asks until nobody wants it any more.
-func (s *response) askAgain() {
-	for {
+func (s *response) askAgain(after time.Duration) {
+	for ; ; after = againMin {
+		time.Sleep(after)
 		ctx, cancel := context.WithTimeout(s.keeper.ctx, againTimeout)
 		s.mu.Lock()
 		if s.done {

@@ -93,11 +93,30 @@ func (ch *channel) updateLocked(wanted bool) {
 	if left <= 0 {
 		return
 	}
-	ch.update = time.AfterFunc(left, func() {
-		for _, s := range ch.hub.shards {
-			s.push(delivery{ch: ch, notice: NoticeUpdate}, false)
+	ch.update = time.AfterFunc(left, func() { ch.notify(NoticeUpdate) })
+}
+
+// Update tells all subscribers who asked for it to look again (NoticeUpdate).
+func (h *Hub) Update() {
+	for i := range h.stripes {
+		st := &h.stripes[i]
+		st.mu.Lock()
+		channels := make([]*channel, 0, len(st.channels))
+		for _, ch := range st.channels {
+			channels = append(channels, ch)
 		}
-	})
+		st.mu.Unlock()
+		for _, ch := range channels {
+			ch.notify(NoticeUpdate)
+		}
+	}
+}
+
+// notify tells the channel's subscribers.
+func (ch *channel) notify(notice Notice) {
+	for _, s := range ch.hub.shards {
+		s.push(delivery{ch: ch, notice: notice}, false)
+	}
 }
 
 // stopLocked stops the channel's timers.
@@ -193,7 +212,5 @@ func (ch *channel) Lost(items int) {
 		ch.hub.lost.Add(float64(items))
 		ch.hub.log.Warn("the bus lost items", "channel", ch.name, "items", items)
 	}
-	for _, s := range ch.hub.shards {
-		s.push(delivery{ch: ch, notice: notice}, false)
-	}
+	ch.notify(notice)
 }

@@ -1,0 +1,278 @@
+// Package gateway is what clients connect to: it takes each request to the
+// origin of its route, holds what the origin asks to be held, and gives held
+// clients what is published.
+//
+// # The plan
+//
+//	gateway.go ─► socket ─┐
+//	     │   └──► hold ───┴► hub      who holds clients, who gives them items
+//	     │          └──────────► wire who keeps connections
+//	     ├──► origin                  requests to origins
+//	     └──► metrics
+//
+// Below these rooms stand grip, wsoverhttp and pubsub, which know nothing of
+// them. Rooms next door, which only main enters: config, control, demo.
+//
+// # Words
+//
+//   - origin: whoever answers a request; route: which origin, and on what terms
+//   - hold: a response kept open, as a stream or for one answer (a long poll)
+//   - item: what is published to a channel; subscriber: a client that follows it
+//
+// # Promises
+//
+//   - Nothing that a client sends can reach an origin as Grip-*, Meta-*,
+//     Connection-Id or Pushpin-Route, unless the client is a trusted gateway.
+//   - A client that is held has no hole in what it is sent: it is closed first,
+//     with a reason that is counted.
+//   - No lock is held while a client is written to.
+//
+// # Looks wrong, is not
+//
+//   - A route is found before the request's WebSocket handshake is checked: a
+//     client that is not one of ours learns nothing of the rest.
+//   - Answers of origins that are no GRIP answers are passed on even if their
+//     request was too large to be held: only GRIP needs the request again.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/gripway/gripway/gateway/hold"
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/socket"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/pubsub"
+)
+
+// Options describe a Gateway. Bus is needed; zero values are the defaults of the
+// rooms they belong to.
+type Options struct {
+	// Bus brings items. It is not closed with the gateway.
+	Bus pubsub.Bus
+
+	// AcceptPushpinRoute lets a request choose its route by id (Pushpin-Route).
+	AcceptPushpinRoute bool
+
+	// AcceptXForwardedProto believes a client that says it came over TLS.
+	AcceptXForwardedProto bool
+
+	// HeaderBytes bounds a request's head; a longer one is answered with 431. Zero
+	// leaves it to the server.
+	HeaderBytes int
+
+	// HoldsMax bounds the clients held at once; one more is answered with 503.
+	// Zero means no bound but the system's.
+	HoldsMax int
+
+	QueueBytes           int           // see wire.GroupOptions
+	StallMax             time.Duration // see wire.GroupOptions
+	WebSocketBytes       int           // see socket.Options.MessageBytes
+	WebSocketCompression bool          // see socket.Options.Compression
+	Subscriptions        int           // see socket.Options and hold.Options
+	TimeoutMin           time.Duration // see hold.Options
+	FirstUpdate          time.Duration // see hub.Options
+	Linger               time.Duration // see hub.Options
+
+	Metrics *metrics.Registry
+	Log     *slog.Logger
+}
+
+// Gateway is an http.Handler for clients.
+type Gateway struct {
+	opts    Options
+	log     *slog.Logger
+	routes  atomic.Pointer[table]
+	group   *wire.Group
+	hub     *hub.Hub
+	holds   *hold.Keeper
+	sockets *socket.Keeper
+
+	requests map[string]metrics.Counter // by kind
+	refusals map[string]metrics.Counter // by reason
+}
+
+// Kinds of requests, and reasons for which the gateway answers itself.
+const (
+	kindHTTP      = "http"
+	kindWebSocket = "websocket"
+
+	refusedRoute     = "noRoute"
+	refusedOrigin    = "originFailed"
+	refusedInstruct  = "badInstruction"
+	refusedTooLarge  = "tooLarge"
+	refusedFull      = "full"
+	refusedHandshake = "badHandshake"
+	refusedEvents    = "websocketEvents"
+	refusedRequest   = "badRequest"
+)
+
+// New returns a Gateway without routes.
+func New(opts Options) (*Gateway, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	group, err := wire.NewGroup(wire.GroupOptions{QueueBytes: opts.QueueBytes, StallMax: opts.StallMax})
+	if err != nil {
+		return nil, err
+	}
+	m := opts.Metrics
+	g := &Gateway{
+		opts: opts, log: opts.Log, group: group,
+		requests: m.Counters("requests_total", "Requests of clients, by kind.", "kind", kindHTTP, kindWebSocket),
+		refusals: m.Counters("requests_refused_total", "Requests that the gateway answered itself, by reason.", "reason",
+			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEvents, refusedRequest),
+	}
+	g.hub = hub.New(hub.Options{
+		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
+		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, Metrics: m, Log: opts.Log,
+	})
+	g.holds = hold.NewKeeper(hold.Options{
+		Hub: g.hub, Group: group, Subscriptions: opts.Subscriptions, TimeoutMin: opts.TimeoutMin, Metrics: m, Log: opts.Log,
+	})
+	g.sockets = socket.NewKeeper(socket.Options{
+		Hub: g.hub, Group: group, MessageBytes: opts.WebSocketBytes, Subscriptions: opts.Subscriptions,
+		Compression: opts.WebSocketCompression, Metrics: m, Log: opts.Log,
+	})
+	g.SetRoutes(nil)
+	return g, nil
+}
+
+// SetRoutes replaces all routes, which belong to the gateway from now on.
+// Clients that are held stay as they are.
+func (g *Gateway) SetRoutes(routes []*Route) {
+	for _, route := range routes {
+		route.sign = func(request *http.Request) {
+			if err := route.Rules.SignHeader(request.Header); err != nil {
+				g.log.Error("signing", "route", route.name(), "error", err)
+			}
+		}
+	}
+	g.routes.Store(newTable(routes))
+}
+
+// Recover has all held long polls ask their origins again.
+func (g *Gateway) Recover() { g.hub.Update() }
+
+// Held returns how many clients are held.
+func (g *Gateway) Held() int { return g.holds.Len() + g.sockets.Len() }
+
+// Drain ends all holds and closes all WebSockets, with words, and waits until
+// they have gone or ctx ends. Requests should not come any more.
+func (g *Gateway) Drain(ctx context.Context) error {
+	done := make(chan error, 2)
+	go func() { done <- g.holds.Drain(ctx) }()
+	go func() { done <- g.sockets.Drain(ctx) }()
+	return errors.Join(<-done, <-done)
+}
+
+// Close ends everything, after Drain.
+func (g *Gateway) Close() {
+	g.hub.Close()
+	g.group.Close()
+}
+
+// ServeHTTP takes a client's request to its origin.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	upgrade := isWebSocket(r)
+	kind := kindHTTP
+	if upgrade {
+		kind = kindWebSocket
+	}
+	g.requests[kind].Inc()
+	if g.opts.HeaderBytes > 0 && headBytes(r) > g.opts.HeaderBytes {
+		w.Header().Set("Connection", "close")
+		g.refuse(w, r, refusedTooLarge, http.StatusRequestHeaderFieldsTooLarge, "Request header is too large.")
+		return
+	}
+	route := g.route(r, upgrade)
+	if route == nil {
+		g.log.Info("no route", "host", r.Host, "path", encodedPath(r), "websocket", upgrade)
+		g.refuse(w, r, refusedRoute, http.StatusBadGateway, "Route not found")
+		return
+	}
+	if upgrade {
+		g.serveWebSocket(w, r, route)
+		return
+	}
+	g.serveHTTP(w, r, route)
+}
+
+// headBytes is how long the request's head was, about: net/http reads four
+// kilobytes more than it is told to before it refuses one.
+func headBytes(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value) + len(": \r\n")
+		}
+	}
+	return n
+}
+
+// isWebSocket says whether the request asks for a WebSocket (RFC 6455, section 4.1).
+func isWebSocket(r *http.Request) bool {
+	return r.ProtoMajor == 1 && hasToken(r.Header["Upgrade"], "websocket") && hasToken(r.Header["Connection"], "upgrade")
+}
+
+// hasToken says whether a list of tokens has one, in any case of letters.
+func hasToken(values []string, token string) bool {
+	for _, value := range values {
+		for part := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// route finds the request's route.
+func (g *Gateway) route(r *http.Request, upgrade bool) *Route {
+	t := g.routes.Load()
+	proto := "http"
+	if upgrade {
+		proto = "ws"
+	}
+	tls := g.isTLS(r)
+	path := encodedPath(r)
+	if g.opts.AcceptPushpinRoute {
+		if id := r.Header.Get("Pushpin-Route"); id != "" {
+			if route := t.byID[id]; route != nil && strings.HasPrefix(path, route.PathBeg) {
+				return route
+			}
+			return nil
+		}
+	}
+	return t.find(r.Host, path, proto, tls)
+}
+
+// isTLS says whether the client's connection counts as TLS.
+func (g *Gateway) isTLS(r *http.Request) bool {
+	return r.TLS != nil || g.opts.AcceptXForwardedProto && origin.SaysTLS(r.Header)
+}
+
+// full says whether no more clients can be held.
+func (g *Gateway) full() bool { return g.opts.HoldsMax > 0 && g.Held() >= g.opts.HoldsMax }
+
+// refuse answers a client in the gateway's own name.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, reason string, status int, text string) {
+	g.refusals[reason].Inc()
+	header := w.Header()
+	header.Set("Content-Type", "text/plain")
+	if status == http.StatusServiceUnavailable {
+		header.Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		w.Write([]byte(text + "\n"))
+	}
+}

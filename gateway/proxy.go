@@ -1,0 +1,295 @@
+package gateway
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/gripway/gripway/gateway/hold"
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/wsoverhttp"
+)
+
+// Feature is the value of Grip-Feature: what this gateway does of what an origin
+// may ask for, in the order in which libraries expect it.
+const Feature = "status, filter:skip-self, filter:skip-users, filter:require-sub, filter:var-subst"
+
+// acceptBytesMax bounds the request's and the answer's body of what is to be
+// held (Pushpin's number): both are kept.
+const acceptBytesMax = 100_000
+
+// serveHTTP takes a request to its origin and passes the answer on, or holds it.
+func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route) {
+	call := origin.Call{}
+	if r.ProtoMajor > 1 {
+		call.Hints = w
+	}
+	request, trusted, err := route.Rules.Prepare(r, call)
+	if err != nil {
+		g.prepareFailed(w, r, route, err)
+		return
+	}
+	if !trusted && route.OverHTTP && r.Header.Get("Content-Type") == wsoverhttp.ContentType {
+		g.refuse(w, r, refusedEvents, http.StatusForbidden, "Client not allowed to send WebSocket events directly.")
+		return
+	}
+	grips := !trusted && !route.NoGrip
+	var kept *keptBody
+	if grips && request.Body != nil && request.Body != http.NoBody {
+		kept = &keptBody{ReadCloser: request.Body}
+		request.Body = kept
+	}
+	response, err := route.Pool.RoundTrip(request)
+	if err != nil {
+		g.originFailed(w, r, route, err)
+		return
+	}
+	if !grips || !grip.IsInstruction(response.Header) {
+		if err := origin.Relay(w, r, response); err != nil {
+			g.log.Debug("answer cut short", "route", route.name(), "error", err)
+			panic(http.ErrAbortHandler) // the client must see that it is not whole
+		}
+		return
+	}
+	answer, err := readAnswer(response)
+	if err != nil {
+		g.answerFailed(w, r, route, err)
+		return
+	}
+	if answer.Instruction == nil {
+		ownWords := answer.Reason != "" && answer.Reason != http.StatusText(answer.Status)
+		if !ownWords || answer.Rest != nil || !g.holds.Whole(w, r, answer) {
+			writeAnswer(w, r, answer)
+		}
+		return
+	}
+	if kept != nil && kept.over {
+		closeRest(answer)
+		g.refuse(w, r, refusedTooLarge, http.StatusBadRequest, "Request too large to accept GRIP instruct.")
+		return
+	}
+	if g.full() {
+		closeRest(answer)
+		g.refuse(w, r, refusedFull, http.StatusServiceUnavailable, "Too many clients are held.")
+		return
+	}
+	held := hold.Call{W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels}
+	if answer.Instruction.Hold == grip.HoldResponse {
+		var body []byte
+		if kept != nil {
+			if body, err = kept.rest(); err != nil {
+				g.refuse(w, r, refusedTooLarge, http.StatusBadRequest, "Request too large to accept GRIP instruct.")
+				return
+			}
+		}
+		held.Again = g.again(r, body)
+	}
+	g.holds.Serve(held)
+}
+
+// prepareFailed answers a client whose request cannot be taken to any origin.
+func (g *Gateway) prepareFailed(w http.ResponseWriter, r *http.Request, route *Route, err error) {
+	switch {
+	case errors.Is(err, origin.ErrMethod):
+		g.refuse(w, r, refusedRequest, http.StatusMethodNotAllowed, "Method is not relayed.")
+	case errors.Is(err, origin.ErrTarget):
+		g.refuse(w, r, refusedRequest, http.StatusBadRequest, "Request target is not a path.")
+	default:
+		g.originFailed(w, r, route, err)
+	}
+}
+
+// again returns a function that asks the origin of a client's request again, as
+// if the request had come anew.
+func (g *Gateway) again(r *http.Request, body []byte) func(context.Context, []hold.Last) (*hold.Answer, error) {
+	// The server's own request must not be kept: it holds its buffers.
+	saved := &http.Request{
+		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: r.Header, Host: r.Host, RemoteAddr: r.RemoteAddr, RequestURI: r.RequestURI, TLS: r.TLS,
+		ContentLength: int64(len(body)),
+	}
+	return func(ctx context.Context, last []hold.Last) (*hold.Answer, error) {
+		r := saved.Clone(ctx)
+		r.Body = http.NoBody
+		if len(body) > 0 {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		route := g.route(r, false)
+		if route == nil {
+			return nil, errors.New("no route any more")
+		}
+		request, trusted, err := route.Rules.Prepare(r, origin.Call{})
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range last {
+			grip.AddLast(request.Header, l.Channel, l.ID)
+		}
+		response, err := route.Pool.RoundTrip(request)
+		if err != nil {
+			return nil, err
+		}
+		if trusted || route.NoGrip || !grip.IsInstruction(response.Header) {
+			header := response.Header
+			origin.CleanHeader(header)
+			return &hold.Answer{Status: response.StatusCode, Header: header, Rest: response.Body}, nil
+		}
+		return readAnswer(response)
+	}
+}
+
+// errAnswerTooLarge says that an origin's GRIP answer cannot be kept.
+var errAnswerTooLarge = fmt.Errorf("GRIP instruct response too large: more than %d bytes", acceptBytesMax)
+
+// readAnswer reads a GRIP answer. Its Instruction is nil if nothing is to be
+// held. Only a stream may have more body than is kept, in Rest.
+func readAnswer(response *http.Response) (*hold.Answer, error) {
+	body, rest, err := readBody(response)
+	if err != nil {
+		response.Body.Close()
+		return nil, err
+	}
+	instruction, err := grip.ParseInstruction(response.StatusCode, response.Header, body)
+	if err != nil {
+		response.Body.Close()
+		return nil, err
+	}
+	if rest != nil && (instruction.Hold == grip.HoldResponse || instruction.Response != nil) {
+		response.Body.Close()
+		return nil, errAnswerTooLarge
+	}
+	answer := &hold.Answer{Status: response.StatusCode, Header: response.Header, Body: body, Rest: rest}
+	if in := instruction.Response; in != nil {
+		answer.Status, answer.Reason, answer.Header, answer.Body = in.Code, in.Reason, in.Header.Clone(), in.Body
+		if answer.Header == nil {
+			answer.Header = make(http.Header)
+		}
+	} else if instruction.Status != 0 {
+		answer.Status, answer.Reason = instruction.Status, instruction.Reason
+	}
+	grip.StripHeader(answer.Header)
+	origin.CleanHeader(answer.Header)
+	if instruction.ExposeHeaders != nil {
+		hold.Expose(answer.Header, instruction.ExposeHeaders)
+	}
+	if instruction.Hold != grip.HoldNone {
+		answer.Instruction = instruction
+	}
+	return answer, nil
+}
+
+// readBody reads as much of a GRIP answer's body as can be kept; rest is what
+// follows, or nil. A gzip coding is undone: items are appended to the body, or
+// take its place.
+func readBody(response *http.Response) (body []byte, rest io.ReadCloser, err error) {
+	var from io.Reader = response.Body
+	if strings.EqualFold(response.Header.Get("Content-Encoding"), "gzip") {
+		if from, err = gzip.NewReader(response.Body); err != nil {
+			return nil, nil, fmt.Errorf("gzip of the GRIP answer: %w", err)
+		}
+		response.Header.Del("Content-Encoding")
+		response.Header.Del("Content-Length")
+	}
+	body, err = io.ReadAll(io.LimitReader(from, acceptBytesMax+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("body of the GRIP answer: %w", err)
+	}
+	if len(body) > acceptBytesMax {
+		return body, readCloser{from, response.Body}, nil
+	}
+	response.Body.Close()
+	return body, nil, nil
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+// writeAnswer passes on a GRIP answer that is not to be held.
+func writeAnswer(w http.ResponseWriter, r *http.Request, answer *hold.Answer) {
+	header := w.Header()
+	maps.Copy(header, answer.Header)
+	if answer.Rest == nil {
+		header["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
+	}
+	w.WriteHeader(answer.Status)
+	if r.Method != http.MethodHead {
+		w.Write(answer.Body)
+		if answer.Rest != nil {
+			io.Copy(w, answer.Rest)
+		}
+	}
+	closeRest(answer)
+}
+
+func closeRest(answer *hold.Answer) {
+	if answer.Rest != nil {
+		answer.Rest.Close()
+	}
+}
+
+// originFailed answers a client whose origin could not be asked.
+func (g *Gateway) originFailed(w http.ResponseWriter, r *http.Request, route *Route, err error) {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the client has gone; there is nobody to answer
+	}
+	g.log.Warn("origin failed", "route", route.name(), "path", encodedPath(r), "error", err)
+	text := "Error while proxying to origin."
+	if route.Debug {
+		text = err.Error()
+	}
+	g.refuse(w, r, refusedOrigin, http.StatusBadGateway, text)
+}
+
+// answerFailed answers a client whose origin gave an instruction that cannot be
+// followed.
+func (g *Gateway) answerFailed(w http.ResponseWriter, r *http.Request, route *Route, err error) {
+	g.log.Warn("GRIP answer refused", "route", route.name(), "path", encodedPath(r), "error", err)
+	text := "Error while proxying to origin."
+	if route.Debug {
+		text = err.Error()
+		var instruct *grip.InstructError
+		if errors.As(err, &instruct) {
+			text = "Failed to parse accept instructions: " + instruct.Text
+		}
+	}
+	g.refuse(w, r, refusedInstruct, http.StatusBadGateway, text)
+}
+
+// keptBody remembers a request's body while it is sent, as far as it may be kept.
+type keptBody struct {
+	io.ReadCloser
+	kept []byte
+	over bool
+}
+
+func (b *keptBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if !b.over {
+		b.kept = append(b.kept, p[:n]...)
+		if len(b.kept) > acceptBytesMax {
+			b.over, b.kept = true, nil
+		}
+	}
+	return n, err
+}
+
+// rest returns the whole body, reading what the origin has not.
+func (b *keptBody) rest() ([]byte, error) {
+	if _, err := io.Copy(io.Discard, io.LimitReader(b, acceptBytesMax+1)); err != nil {
+		return b.kept, nil // the client has stopped sending: what came is all there is
+	}
+	if b.over {
+		return nil, errAnswerTooLarge
+	}
+	return b.kept, nil
+}

@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"io"
+	"maps"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/socket"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/wsoverhttp"
+)
+
+// eventsBytesMin is how long an origin's answer of events may be, at least
+// (Pushpin's number). It may be longer where clients' messages may.
+const eventsBytesMin = 1_000_000
+
+// serveWebSocket asks the origin about a WebSocket client and, if the origin
+// agrees, keeps the client.
+func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *Route) {
+	if !socket.CheckHandshake(w, r) {
+		g.refusals[refusedHandshake].Inc()
+		return
+	}
+	if g.full() {
+		g.refuse(w, r, refusedFull, http.StatusServiceUnavailable, "Too many clients are held.")
+		return
+	}
+	request, trusted, err := route.Rules.Prepare(r, origin.Call{WebSocket: true})
+	if err != nil {
+		g.prepareFailed(w, r, route, err)
+		return
+	}
+	call := socket.Call{
+		W: w, R: r, ID: uuid.NewString(), Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
+		Failed: func(err error) { g.originFailed(w, r, route, err) },
+		Reject: func(status int, header http.Header, body []byte) {
+			header = header.Clone()
+			origin.CleanHeader(header)
+			if !trusted && !route.NoGrip {
+				grip.StripHeader(header)
+			}
+			header.Del("Content-Length")
+			maps.Copy(w.Header(), header)
+			w.WriteHeader(status)
+			w.Write(body)
+		},
+	}
+	if !route.OverHTTP {
+		g.serveNative(call, route, request)
+		return
+	}
+	options := wsoverhttp.ClientOptions{
+		Transport:        route.Pool,
+		URL:              request.URL.String(),
+		Host:             request.Host,
+		Header:           request.Header,
+		ConnectionID:     call.ID,
+		NoGrip:           trusted || route.NoGrip,
+		ResponseBytesMax: max(eventsBytesMin, 2*g.opts.WebSocketBytes),
+	}
+	if route.OneEvent {
+		options.EventsMax = 1
+	}
+	if !trusted && !route.NoGrip {
+		// Signed anew each time, and not kept between.
+		request.Header.Del("Grip-Sig")
+		request.Header.Del("Grip-Feature")
+		options.Decorate = route.sign
+	}
+	g.sockets.Serve(call, wsoverhttp.NewClient(options))
+}
+
+// serveNative takes the client to an origin that speaks WebSocket itself.
+func (g *Gateway) serveNative(call socket.Call, route *Route, request *http.Request) {
+	response, nc, _, err := route.Pool.DialWebSocket(call.R.Context(), request)
+	if err != nil {
+		call.Failed(err)
+		return
+	}
+	if nc == nil {
+		body, err := io.ReadAll(io.LimitReader(response.Body, acceptBytesMax))
+		response.Body.Close()
+		if err != nil {
+			call.Failed(err)
+			return
+		}
+		call.Reject(response.StatusCode, response.Header, body)
+		return
+	}
+	g.sockets.ServeNative(call, nc, response)
+}

@@ -80,6 +80,12 @@ func (w *Window) Types(selector, text string) {
 	w.do("type "+text, chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
+// Clicks clicks what a selector finds.
+func (w *Window) Clicks(selector string) {
+	w.t.Helper()
+	w.do("click "+selector, chromedp.Click(chromedp.CSS(selector)))
+}
+
 // Shows waits until the page shows a text.
 func (w *Window) Shows(text string) {
 	w.t.Helper()

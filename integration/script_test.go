@@ -44,16 +44,20 @@ func TestMain(m *testing.M) {
 	if !given {
 		flag.Set("test.parallel", parallelScripts)
 	}
-	code := m.Run()
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
+	dir, err := os.MkdirTemp("", "gripway-integration-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	built.program = filepath.Join(dir, "gripway")
+	os.Setenv("GOTMPDIR", dir) // where the script runner works; it leaves its folder behind when only some scripts run
+	code := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
 var built struct {
 	once    sync.Once
-	dir     string
 	program string
 	err     error
 }
@@ -64,10 +68,6 @@ func program() (path string, peer bool, err error) {
 		return path, true, nil
 	}
 	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "gripway-build-"); built.err != nil {
-			return
-		}
-		built.program = filepath.Join(built.dir, "gripway")
 		args := []string{"build", "-o", built.program}
 		if os.Getenv(raceEnv) != "" {
 			args = append(args, "-race")

@@ -244,8 +244,12 @@ func (rules *Rules) setHeader(out, r *http.Request, call Call, trusted bool) err
 	for name, values := range r.Header {
 		var keep bool
 		switch kindOf(name) {
-		case endToEnd, cdnLoop, forwardedFor:
+		case endToEnd:
 			keep = true
+		case cdnLoop:
+			keep = name == "Cdn-Loop" // and in no other spelling
+		case forwardedFor:
+			keep = name == "X-Forwarded-For"
 		case reserved:
 			keep = trusted
 		case marked:
@@ -253,7 +257,7 @@ func (rules *Rules) setHeader(out, r *http.Request, call Call, trusted bool) err
 		case acceptEncoding:
 			// What is passed on unread may be coded as the client likes; of a GRIP
 			// answer's codings the gateway can undo one.
-			keep = !grips && !call.WebSocket
+			keep = !grips && !call.WebSocket && name == "Accept-Encoding"
 			if grips && !call.WebSocket && acceptsGzip(values) {
 				header["Accept-Encoding"] = gzipOnly
 			}

@@ -28,8 +28,8 @@ const (
 	// headKeepMax is how large a buffer for heads may have grown to be used again.
 	headKeepMax = inlineBytesMax + readBufferBytes
 
-	// uploadGrace is how long the end of an answer waits for the end of the
-	// request, which the origin usually had before it answered.
+	// uploadGrace is how long, after the end of an answer, the end of the request
+	// is waited for. The origin usually had it before it answered.
 	uploadGrace = 50 * time.Millisecond
 
 	// keepAliveMargin is how much earlier than the origin an unused connection is
@@ -405,11 +405,23 @@ func (x *exchange) finish() {
 	mine := x.stop == nil || x.stop() // else ctx has ended, and the connection is being closed
 	clean := x.reader.Buffered() == 0 // else the origin said something unasked
 	x.release()
-	if mine && clean && x.keepFor > 0 && x.upload.ended() {
-		x.home.put(x.conn, x.keepFor)
-		return
+	switch {
+	case !mine || !clean || x.keepFor == 0:
+		x.conn.Close()
+	case x.upload == nil || x.upload.over():
+		x.keep()
+	default:
+		go x.keep() // for uploadGrace at most: the end of the answer must not wait
 	}
-	x.conn.Close()
+}
+
+// keep gives the connection back when the request has left it, too.
+func (x *exchange) keep() {
+	if x.upload == nil || x.upload.ended() {
+		x.home.put(x.conn, x.keepFor)
+	} else {
+		x.conn.Close()
+	}
 }
 
 // drop closes the connection before there is an answer.

@@ -174,7 +174,8 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 //
 // The error is a *ConnectError or *BlockedError if nothing was sent; the
 // context's if that has ended; and another if there was no answer or none that
-// can be used (ErrAnswer), or if the request cannot be sent or its body not read.
+// can be used (over TCP an ErrAnswer), or if the request cannot be sent or its
+// body not read.
 func (p *Pool) Do(req *http.Request) (*http.Response, *Target, error) {
 	response, _, target, err := p.try(req, false)
 	return response, target, err

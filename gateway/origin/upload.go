@@ -65,17 +65,18 @@ func (u *upload) run() {
 	}
 }
 
-// ended says whether the whole body was sent. It waits a little: the origin may
-// have the last byte before Write has returned.
-func (u *upload) ended() bool {
-	if u == nil {
-		return true
-	}
+// over says whether run has returned.
+func (u *upload) over() bool {
 	select {
 	case <-u.done:
-		return u.sent
+		return true
 	default:
+		return false
 	}
+}
+
+// ended says whether the whole body was sent, and waits a little for that.
+func (u *upload) ended() bool {
 	grace := time.NewTimer(uploadGrace)
 	defer grace.Stop()
 	select {

@@ -12,14 +12,13 @@
 // A line that begins with $ is typed, by bash, in the example's folder; a
 // backslash at its end continues it. The lines below it are what it must show,
 // neither more nor less; blank ones do not count, nor does what goes to standard
-// error. The rest depends on how they end:
+// error. How they end says what becomes of the command:
 //
-//   - a command without lines, or with lines, ends, and well, before anything
-//     else is typed;
-//   - … as the last line says that it runs on, in silence. The next block is
-//     another terminal, unless it has the same name, which is the word after
-//     console: then its lines are what the command shows next, in time. ^C as a
-//     line interrupts it.
+//   - usually it ends, and well, before anything else is typed;
+//   - with … as the last line it runs on, in silence, or shows more until it ends
+//     by itself. The next block is another terminal, unless it has the same name,
+//     which is the word after console: then its lines are what the command shows
+//     next, in time. ^C as a line interrupts it.
 //
 // … elsewhere is any number of lines; within a line, any text.
 //

@@ -15,6 +15,10 @@ import (
 // gateway drains for up to 10 s, but nobody has to be waited for here.
 const leaveTimeout = 15 * time.Second
 
+// endPause is given to a command that has shown more than it was asked for: it is
+// about to end, or wrong.
+const endPause = time.Second
+
 // terminal runs commands, one at a time.
 type terminal struct {
 	// Fixed after start.
@@ -163,16 +167,23 @@ func (term *terminal) leave(signal syscall.Signal) error {
 	return fmt.Errorf("$ %s\ndid not end within %v", term.typed, leaveTimeout)
 }
 
-// close ends what runs, and looks whether it showed more than the README says.
+// close ends what runs. A command whose … was for more lines has ended by itself;
+// one that runs on shows nothing but what the README says.
 func (term *terminal) close() error {
 	if term.cmd == nil || term.told {
 		return nil
+	}
+	if len(term.out.lines()) > term.seen {
+		select {
+		case <-term.done:
+		case <-time.After(endPause):
+		}
 	}
 	if !term.running() {
 		if term.err != nil {
 			return fmt.Errorf("$ %s\nended by itself: %w", term.typed, term.err)
 		}
-		return nil // its … was for more lines
+		return nil
 	}
 	err := term.leave(syscall.SIGTERM)
 	if rest := term.out.lines()[term.seen:]; len(rest) > 0 {

@@ -24,7 +24,7 @@ const (
 
 const (
 	// connectionsMax bounds the WebSockets; the next one is refused with 503.
-	connectionsMax = 1000
+	connectionsMax = 500
 
 	// peopleShownMax bounds the list of who is here; the rest is a number.
 	peopleShownMax = 48
@@ -435,16 +435,17 @@ func clean(text string) (cleaned, why string) {
 
 // bucket limits a rate: burst at once, then one per every. The zero bucket is full.
 type bucket struct {
-	used float64
-	last time.Time
+	full time.Time // when it is full again
 }
 
 func (b *bucket) take(now time.Time, burst int, every time.Duration) bool {
-	b.used = max(0, b.used-float64(now.Sub(b.last))/float64(every))
-	b.last = now
-	if b.used+1 > float64(burst) {
+	full := b.full
+	if full.Before(now) {
+		full = now
+	}
+	if full.Sub(now) > time.Duration(burst-1)*every {
 		return false
 	}
-	b.used++
+	b.full = full.Add(every)
 	return true
 }

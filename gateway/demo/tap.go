@@ -325,7 +325,7 @@ func shownEvents(events []wsoverhttp.Event) (list []event, more int) {
 
 func shownContent(e wsoverhttp.Event) string {
 	if code, reason, ok := wsoverhttp.ParseClose(e.Content); ok && e.Type == wsoverhttp.Close {
-		return strings.TrimSpace(fmt.Sprintf("%d %s", code, strings.ToValidUTF8(reason, "\uFFFD")))
+		return strings.TrimSpace(fmt.Sprintf("%d %s", code, cut(reason, eventShownMax)))
 	}
 	if !utf8.Valid(e.Content) {
 		return fmt.Sprintf("% x", e.Content[:min(len(e.Content), eventShownMax/3)])
@@ -335,18 +335,18 @@ func shownContent(e wsoverhttp.Event) string {
 
 // shown is a body as text, cut.
 func shown(body []byte) string {
-	return cut(strings.ToValidUTF8(string(body[:min(len(body), bodyShownMax+utf8.UTFMax)]), "\uFFFD"), bodyShownMax)
+	return cut(string(body[:min(len(body), bodyShownMax+1)]), bodyShownMax)
 }
 
-// cut shortens a text to at most max bytes, at a rune.
+// cut makes s UTF-8 of about max bytes.
 func cut(s string, max int) string {
 	if len(s) <= max {
-		return s
+		return strings.ToValidUTF8(s, "\uFFFD")
 	}
-	for max > 0 && !utf8.RuneStart(s[max]) {
+	for back := 0; back < utf8.UTFMax && !utf8.RuneStart(s[max]); back++ {
 		max--
 	}
-	return s[:max] + "…"
+	return strings.ToValidUTF8(s[:max], "\uFFFD") + "…"
 }
 
 // fieldsShown are the header fields that tell something about the protocol. All
@@ -377,7 +377,7 @@ func shownHeader(header http.Header) [][2]string {
 				value = cut(value, 8) // enough to recognise it, too little to use it
 			}
 			name = strings.Replace(name, "Websocket", "WebSocket", 1)
-			fields = append(fields, [2]string{name, cut(strings.ToValidUTF8(value, "\uFFFD"), fieldShownMax)})
+			fields = append(fields, [2]string{name, cut(value, fieldShownMax)})
 		}
 	}
 	return fields
@@ -389,7 +389,7 @@ func requestLine(r *http.Request) string {
 	if r.URL.RawQuery != "" {
 		line += "?" + withoutSecret(r.URL.RawQuery)
 	}
-	return cut(strings.ToValidUTF8(line, "\uFFFD"), fieldShownMax)
+	return cut(line, fieldShownMax)
 }
 
 // withoutSecret is a query or a form without what a window calls itself by.
@@ -401,7 +401,7 @@ func withoutSecret(query string) string {
 			pairs[i] = "who=…"
 		}
 	}
-	return strings.ToValidUTF8(strings.Join(pairs, "&"), "\uFFFD")
+	return strings.Join(pairs, "&")
 }
 
 func statusLine(status int) string {

@@ -285,14 +285,22 @@ export function startChat({ who, clocks }) {
     return item;
   }
 
-  // append adds a line below; the view follows if it was at the end.
+  // atEnd is whether the newest is in view: then it stays so, whatever comes and
+  // however the window changes.
+  let atEnd = true;
+  view.addEventListener("scroll", () => {
+    atEnd = view.scrollHeight - view.scrollTop - view.clientHeight < 40;
+  });
+  new ResizeObserver(() => {
+    if (atEnd) view.scrollTop = view.scrollHeight;
+  }).observe(view);
+
   function append(item) {
-    const following = view.scrollHeight - view.scrollTop - view.clientHeight < 40;
     const before = list.lastElementChild;
     if (item.dataset.from && before?.dataset.from === item.dataset.from) item.classList.add("same");
     list.append(item);
     while (list.childElementCount > messagesMax) list.firstElementChild.remove();
-    if (following || item.classList.contains("own")) view.scrollTop = view.scrollHeight;
+    if (atEnd || item.classList.contains("own")) view.scrollTop = view.scrollHeight;
   }
 
   // What is said.

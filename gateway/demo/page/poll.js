@@ -6,7 +6,7 @@ import { again, Backoff, isSeen, whenSeen } from "./link.js";
 
 // crowded is how long, in ms, an answer may be on its way until the window lets go
 // of its long-poll: with three windows open the browser has no connection left.
-const crowded = 500;
+const crowded = 1000;
 
 export function startPoll({ who }) {
   const status = $("poll-status");

@@ -280,13 +280,15 @@ func (r *README) rewrite(text string) string {
 	})
 }
 
-// close ends what runs, the last that was started first.
+// close ends what runs, the last that was started first, but gateways before
+// all: they tell origins of clients that go, and try for a while if there is none.
 func (r *README) close() error {
+	last := slices.Clone(r.terminals)
+	slices.Reverse(last)
+	slices.SortStableFunc(last, func(a, b *terminal) int { return b.gateway() - a.gateway() })
 	var errs []error
-	for _, term := range slices.Backward(r.terminals) {
-		if err := term.close(); err != nil {
-			errs = append(errs, err)
-		}
+	for _, term := range last {
+		errs = append(errs, term.close())
 	}
 	return errors.Join(errs...)
 }

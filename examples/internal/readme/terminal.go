@@ -31,7 +31,7 @@ type terminal struct {
 	typed string
 	done  chan struct{} // closed once it has ended and all of its output is there
 	err   error         // of its end; read after done
-	told  bool          // its end was our wish
+	told  bool          // its end was our wish, or has been reported
 
 	out    output // standard output
 	errOut output // standard error
@@ -106,6 +106,14 @@ func (term *terminal) running() bool {
 	}
 }
 
+// gateway is 1 for a terminal in which a gateway runs, else 0.
+func (term *terminal) gateway() int {
+	if strings.HasPrefix(term.typed, "gripway serve ") {
+		return 1
+	}
+	return 0
+}
+
 // show waits until the command has shown what it should.
 func (term *terminal) show(want []string, timeout time.Duration) error {
 	for deadline := time.Now().Add(timeout); ; {
@@ -139,6 +147,7 @@ func (term *terminal) end(timeout time.Duration) error {
 		return fmt.Errorf("$ %s\nstill runs after %v", term.typed, timeout)
 	}
 	if term.err != nil {
+		term.told = true // once is enough
 		return fmt.Errorf("$ %s\n%w\n%s", term.typed, term.err, indent(term.errOut.lines()))
 	}
 	if rest := term.out.lines()[term.seen:]; len(rest) > 0 {

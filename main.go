@@ -142,7 +142,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		defer d.Hello(os.Stdout, addr(listeners.clients[0].Listener), addr(listeners.control))
 	}
 
-	routes := &routes{config: c, gateway: g, network: origin.NewNetwork(origin.NetworkOptions{Metrics: registry}), log: log}
+	routes := &routes{config: c, gateway: g, network: origin.NewNetwork(origin.NetworkOptions{Metrics: registry, Log: log}), log: log}
 	if err := routes.load(); err != nil {
 		return err
 	}
@@ -352,7 +352,7 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 	for i, target := range line.Targets {
 		// How clients are held is the route's matter, and its first target says it.
 		if i == 0 {
-			route.OverHTTP, route.OneEvent = target.OverHTTP, target.OneEvent
+			route.OverHTTP, route.OneEvent = target.OverHTTP || target.Test, target.OneEvent
 		}
 		for _, channel := range target.Sub {
 			if !slices.Contains(route.Channels, channel) {

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/gripway/gripway/gateway/hold"
 	"github.com/gripway/gripway/gateway/origin"
@@ -37,14 +39,14 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		g.prepareFailed(w, r, route, err)
 		return
 	}
-	if !trusted && route.OverHTTP && r.Header.Get("Content-Type") == wsoverhttp.ContentType {
+	if !trusted && route.OverHTTP && wsoverhttp.IsRequest(r) {
 		g.refuse(w, r, refusedEvents, http.StatusForbidden, "Client not allowed to send WebSocket events directly.")
 		return
 	}
 	grips := !trusted && !route.NoGrip
 	var kept *keptBody
 	if grips && request.Body != nil && request.Body != http.NoBody {
-		kept = &keptBody{ReadCloser: request.Body}
+		kept = &keptBody{body: request.Body, closed: make(chan struct{})}
 		request.Body = kept
 	}
 	response, err := route.Pool.RoundTrip(request)
@@ -71,7 +73,14 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		}
 		return
 	}
-	if kept != nil && kept.over {
+	var body []byte
+	if kept != nil {
+		// The client's connection is going to be taken over: nothing of its request
+		// may be left in it.
+		body, err = kept.rest()
+	}
+	if err != nil {
+		g.log.Info("request cannot be held", "route", route.name(), "path", encodedPath(r), "error", err)
 		closeRest(answer)
 		g.refuse(w, r, refusedTooLarge, http.StatusBadRequest, "Request too large to accept GRIP instruct.")
 		return
@@ -83,13 +92,6 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 	}
 	held := hold.Call{W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels}
 	if answer.Instruction.Hold == grip.HoldResponse {
-		var body []byte
-		if kept != nil {
-			if body, err = kept.rest(); err != nil {
-				g.refuse(w, r, refusedTooLarge, http.StatusBadRequest, "Request too large to accept GRIP instruct.")
-				return
-			}
-		}
 		held.Again = g.again(r, body)
 	}
 	g.holds.Serve(held)
@@ -266,14 +268,18 @@ func (g *Gateway) answerFailed(w http.ResponseWriter, r *http.Request, route *Ro
 }
 
 // keptBody remembers a request's body while it is sent, as far as it may be kept.
+// Closing it does not close the client's: what the origin did not want may still
+// be needed.
 type keptBody struct {
-	io.ReadCloser
-	kept []byte
-	over bool
+	body   io.Reader
+	kept   []byte
+	over   bool
+	closed chan struct{}
+	once   sync.Once
 }
 
 func (b *keptBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+	n, err := b.body.Read(p)
 	if !b.over {
 		b.kept = append(b.kept, p[:n]...)
 		if len(b.kept) > acceptBytesMax {
@@ -283,8 +289,24 @@ func (b *keptBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (b *keptBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
+
+// sentMax bounds the wait for a body that is still being sent when its answer is
+// there already.
+const sentMax = 30 * time.Second
+
 // rest returns the whole body, reading what the origin has not.
 func (b *keptBody) rest() ([]byte, error) {
+	timer := time.NewTimer(sentMax)
+	defer timer.Stop()
+	select {
+	case <-b.closed: // nobody else reads any more
+	case <-timer.C:
+		return nil, errors.New("request's body is still being sent")
+	}
 	if _, err := io.Copy(io.Discard, io.LimitReader(b, acceptBytesMax+1)); err != nil {
 		return b.kept, nil // the client has stopped sending: what came is all there is
 	}

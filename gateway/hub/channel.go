@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/gripway/gripway/grip"
@@ -26,6 +27,9 @@ type channel struct {
 
 	// members[i] is guarded by shard i's lock.
 	members []members
+
+	// seq is nil until an item has an id. Set in Receive.
+	seq atomic.Pointer[sequence]
 }
 
 // members are a channel's subscribers in one shard.
@@ -96,7 +100,8 @@ func (ch *channel) updateLocked(wanted bool) {
 	ch.update = time.AfterFunc(left, func() { ch.notify(NoticeUpdate) })
 }
 
-// Update tells all subscribers who asked for it to look again (NoticeUpdate).
+// Update forgets what items were last and tells all subscribers who asked for
+// it to look again (NoticeUpdate).
 func (h *Hub) Update() {
 	for i := range h.stripes {
 		st := &h.stripes[i]
@@ -107,6 +112,7 @@ func (h *Hub) Update() {
 		}
 		st.mu.Unlock()
 		for _, ch := range channels {
+			h.ForgetID(ch.name)
 			ch.notify(NoticeUpdate)
 		}
 	}
@@ -121,6 +127,9 @@ func (ch *channel) notify(notice Notice) {
 
 // stopLocked stops the channel's timers.
 func (ch *channel) stopLocked() {
+	if q := ch.seq.Load(); q != nil {
+		go q.end() // it may be waiting for room in a shard
+	}
 	if ch.update != nil {
 		ch.update.Stop()
 	}
@@ -194,6 +203,20 @@ func (ch *channel) Receive(data []byte, more bool) {
 		return
 	}
 	pub := &Publication{Item: item, frame: ch.hub.opts.Frame}
+	q := ch.seq.Load()
+	if q == nil && sequenced(item) {
+		q = &sequence{ch: ch}
+		ch.seq.Store(q)
+	}
+	if q != nil {
+		q.take(pub, more)
+		return
+	}
+	ch.spread(pub, more)
+}
+
+// spread hands the publication to the shards.
+func (ch *channel) spread(pub *Publication, more bool) {
 	for _, s := range ch.hub.shards {
 		s.push(delivery{ch: ch, pub: pub}, more)
 	}

@@ -69,6 +69,13 @@ type Options struct {
 	// subscribed. Zero means 60 s, negative means not at all.
 	Linger time.Duration
 
+	// MessageWait is how long an item waits for the one before it. Zero means 5 s.
+	MessageWait time.Duration
+
+	// IDTTL is how long an item's id is remembered, to drop the same one sent
+	// again. Zero means 60 s, negative means never.
+	IDTTL time.Duration
+
 	// QueueLen bounds the publications waiting for one shard. Zero means 16384.
 	QueueLen int
 
@@ -91,6 +98,9 @@ type Hub struct {
 	refused       metrics.Counter
 	lost          metrics.Counter
 	breaks        metrics.Counter
+	duplicates    metrics.Counter
+	outOfOrder    metrics.Counter
+	gaps          metrics.Counter
 	channels      metrics.Gauge
 	subscriptions metrics.Gauge
 	delivered     map[string]metrics.Counter // by grip format
@@ -116,6 +126,12 @@ func New(opts Options) *Hub {
 	if opts.Linger == 0 {
 		opts.Linger = lingerDefault
 	}
+	if opts.MessageWait == 0 {
+		opts.MessageWait = messageWaitDefault
+	}
+	if opts.IDTTL == 0 {
+		opts.IDTTL = idTTLDefault
+	}
 	if opts.QueueLen == 0 {
 		opts.QueueLen = queueLenDefault
 	}
@@ -132,6 +148,9 @@ func New(opts Options) *Hub {
 		refused:       m.Counter("items_refused_total", "Items from the bus that could not be read."),
 		lost:          m.Counter("items_lost_total", "Items that the bus says it dropped before this node had them."),
 		breaks:        m.Counter("channel_breaks_total", "Times that a channel's items may have been missed because the bus's connection broke."),
+		duplicates:    m.Counter("items_duplicate_total", "Items dropped because their id, or one that follows the same item, was there before."),
+		outOfOrder:    m.Counter("items_out_of_order_total", "Items that waited for the one before them."),
+		gaps:          m.Counter("items_gaps_total", "Items that waited in vain for the one before them."),
 		channels:      m.Gauge("channels", "Channels this node listens to."),
 		subscriptions: m.Gauge("subscriptions", "Subscriptions of this node's clients."),
 		lingering:     m.Gauge("channels_lingering", "Channels this node still listens to although their last long poll has left."),

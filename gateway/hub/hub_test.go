@@ -220,6 +220,44 @@ func TestMalformedItemStopsNothing(t *testing.T) {
 	c.wait(t, "good")
 }
 
+func publishID(t *testing.T, bus pubsub.Bus, id, prev, content string, noSeq bool) {
+	t.Helper()
+	item := &grip.Item{Channel: "room", ID: id, PrevID: prev, NoSeq: noSeq, Stream: &grip.StreamItem{Content: []byte(content)}}
+	if err := bus.Publish(context.Background(), "room", item.AppendJSON(nil)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestItemsWithIDsArePutInOrderAndComeOnce(t *testing.T) {
+	h, bus := newHub(t, hub.Options{MessageWait: 200 * time.Millisecond})
+	c := newClient(h, 0, stream)
+	c.subscribe(t, "room")
+	publishID(t, bus, "1", "0", "1", false) // no last id yet
+	publishID(t, bus, "4", "3", "4", false)
+	publishID(t, bus, "3", "2", "3", false)
+	publishID(t, bus, "9", "x", "(unordered)", true)
+	publishID(t, bus, "2", "1", "2", false)
+	publishID(t, bus, "2", "1", "twice", false)
+	c.wait(t, "1(unordered)234")
+	if id, ok := h.LastID("room"); id != "4" || !ok {
+		t.Errorf("last id: got %q, %v; want 4", id, ok)
+	}
+
+	// What is before 6 never comes.
+	start := time.Now()
+	publishID(t, bus, "7", "6", "7", false)
+	publishID(t, bus, "6", "5", "6", false)
+	c.wait(t, "1(unordered)23467")
+	if took := time.Since(start); took < 150*time.Millisecond {
+		t.Errorf("waited %v for the missing item, want 200ms", took)
+	}
+
+	// An item without id begins anew.
+	publish(t, bus, "room", "a")
+	publishID(t, bus, "100", "99", "b", false)
+	c.wait(t, "1(unordered)23467ab")
+}
+
 func TestComingAndGoingWhileDeliveringLosesNobody(t *testing.T) {
 	h, bus := newHub(t, hub.Options{Shards: 2})
 	stay := newClient(h, 0, stream)

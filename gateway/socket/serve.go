@@ -139,7 +139,7 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	} else {
 		s.conn.Start([]byte(head))
 	}
-	s.exchange()
+	s.exchange(nil)
 	return nil
 }
 

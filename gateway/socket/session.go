@@ -255,9 +255,13 @@ func (s *session) offerLocked(event wsoverhttp.Event) (pause bool) {
 	if s.originDone {
 		return false
 	}
+	if !s.exchanging {
+		// It goes alone, as soon as can be; what comes meanwhile goes together.
+		s.startLocked(event)
+		return false
+	}
 	s.waiting = append(s.waiting, event)
 	s.waitingBytes += len(event.Content)
-	s.startLocked()
 	if !s.paused && (s.waitingBytes > waitingBytesMax || len(s.waiting) > waitingEventsMax) {
 		s.paused = true
 		return true
@@ -265,16 +269,20 @@ func (s *session) offerLocked(event wsoverhttp.Event) (pause bool) {
 	return false
 }
 
-// startLocked sees to it that somebody asks the origin.
-func (s *session) startLocked() {
+// startLocked sees to it that somebody asks the origin, with first events first
+// if nobody does already.
+func (s *session) startLocked(first ...wsoverhttp.Event) {
 	if !s.exchanging && !s.originDone {
 		s.exchanging = true
-		go s.exchange()
+		go s.exchange(first)
 	}
 }
 
 // exchange asks the origin as long as there is something to ask.
-func (s *session) exchange() {
+func (s *session) exchange(first []wsoverhttp.Event) {
+	if len(first) > 0 {
+		s.sendToOrigin(first)
+	}
 	for {
 		s.mu.Lock()
 		if s.originDone || len(s.waiting) == 0 && !s.refresh && !s.more {

@@ -65,6 +65,11 @@ type Options struct {
 	// AcceptXForwardedProto believes a client that says it came over TLS.
 	AcceptXForwardedProto bool
 
+	// Network is where links to hosts without a route are fetched from, and
+	// LinkRules how. Nil means one of its own, and unsigned.
+	Network   *origin.Network
+	LinkRules *origin.Rules
+
 	// HeaderBytes bounds a request's head; a longer one is answered with 431. Zero
 	// leaves it to the server.
 	HeaderBytes int
@@ -81,6 +86,8 @@ type Options struct {
 	TimeoutMin           time.Duration // see hold.Options
 	FirstUpdate          time.Duration // see hub.Options
 	Linger               time.Duration // see hub.Options
+	MessageWait          time.Duration // see hub.Options
+	IDTTL                time.Duration // see hub.Options
 
 	Metrics *metrics.Registry
 	Log     *slog.Logger
@@ -133,7 +140,7 @@ func New(opts Options) (*Gateway, error) {
 	}
 	g.hub = hub.New(hub.Options{
 		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
-		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, Metrics: m, Log: opts.Log,
+		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, Metrics: m, Log: opts.Log,
 	})
 	g.holds = hold.NewKeeper(hold.Options{
 		Hub: g.hub, Group: group, Subscriptions: opts.Subscriptions, TimeoutMin: opts.TimeoutMin, Metrics: m, Log: opts.Log,

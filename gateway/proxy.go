@@ -90,7 +90,14 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		g.refuse(w, r, refusedFull, http.StatusServiceUnavailable, "Too many clients are held.")
 		return
 	}
-	held := hold.Call{W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels}
+	held := hold.Call{
+		W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
+		Debug: route.Debug, URI: requestURI(r),
+	}
+	if answer.Instruction.Next != nil || answer.Instruction.Gone != nil {
+		client := &linkClient{g: g, host: r.Host, tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted}
+		held.Fetch, held.Post = client.fetch, client.post
+	}
 	if answer.Instruction.Hold == grip.HoldResponse {
 		held.Again = g.again(r, body)
 	}
@@ -182,7 +189,7 @@ func readAnswer(response *http.Response) (*hold.Answer, error) {
 	if instruction.ExposeHeaders != nil {
 		hold.Expose(answer.Header, instruction.ExposeHeaders)
 	}
-	if instruction.Hold != grip.HoldNone {
+	if instruction.Hold != grip.HoldNone || instruction.Next != nil {
 		answer.Instruction = instruction
 	}
 	return answer, nil

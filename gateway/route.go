@@ -46,6 +46,10 @@ type Route struct {
 	OverHTTP bool
 	OneEvent bool
 
+	// Untrusted keeps links of answers from private addresses, as the option of
+	// that name does the targets.
+	Untrusted bool
+
 	// Rules make the client's request one for the origin, Pool brings it there.
 	Rules *origin.Rules
 	Pool  *origin.Pool

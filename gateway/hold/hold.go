@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,17 +55,18 @@ type Reason string
 const (
 	ReasonTimeout   Reason = "timeout"   // a long poll's time was up
 	ReasonPublished Reason = "published" // an item answered a long poll, or closed a stream
-	ReasonOrigin    Reason = "origin"    // the origin, asked again, answered a long poll
+	ReasonOrigin    Reason = "origin"    // the origin, asked again, answered a long poll or ended a stream
 	ReasonGone      Reason = "gone"      // the client left
 	ReasonSlow      Reason = "slow"      // the client did not take what it was sent
 	ReasonLost      Reason = "lost"      // the bus lost items, so the client must start anew
+	ReasonLink      Reason = "link"      // a stream's next link could not be fetched
 	ReasonError     Reason = "error"     // a channel could not be subscribed
 	ReasonShutdown  Reason = "shutdown"  // the gateway drains
 )
 
 var reasons = []string{
 	string(ReasonTimeout), string(ReasonPublished), string(ReasonOrigin), string(ReasonGone),
-	string(ReasonSlow), string(ReasonLost), string(ReasonError), string(ReasonShutdown),
+	string(ReasonSlow), string(ReasonLost), string(ReasonLink), string(ReasonError), string(ReasonShutdown),
 }
 
 // Options describe a Keeper. Hub and Group are needed.
@@ -103,6 +105,10 @@ type Keeper struct {
 	subsDropped metrics.Counter
 
 	filterErrors metrics.Counter
+	linkFetches  metrics.Counter
+	gonePosts    map[string]metrics.Counter // by outcome
+
+	fetches fetches
 }
 
 // held is a stream or a response.
@@ -128,6 +134,9 @@ func NewKeeper(opts Options) *Keeper {
 		retries:     m.Counter("hold_retries_total", "Requests to origins that were made again for a held response."),
 		subsDropped: m.Counter("hold_subscriptions_refused_total", "Channels of held responses beyond the limit for one client."),
 
+		linkFetches:  m.Counter("hold_link_fetches_total", "Next links of streams that were fetched."),
+		gonePosts:    m.Counters("hold_gone_links_total", "Gone links that origins were told, by outcome.", "outcome", "ok", "failed"),
+		fetches:      fetches{flying: make(map[fetchKey]*flight), places: make(chan struct{}, fetchesMax)},
 		filterErrors: m.Counter("hold_filter_errors_total", "Items that held responses did not get because a filter failed."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
@@ -164,19 +173,50 @@ type Call struct {
 	Prefix   string
 	Channels []string
 
+	// Debug tells the client why a stream ends that its origin asked for wrongly.
+	Debug bool
+
 	// Again asks the origin again for the same request, with what is known of its
 	// channels. Needed for response holds. An answer whose Rest is not nil is
 	// read to its end and closed.
 	Again func(ctx context.Context, last []Last) (*Answer, error)
 
-	// Failed answers a client whose response cannot be held.
-	Failed func(status int, text string)
+	// URI is where the request went, which links are relative to. Fetch gets a
+	// next link for the same client; needed for streams that have one. Post tells
+	// a gone link that the client is not held any more.
+	URI   *url.URL
+	Fetch func(ctx context.Context, uri *url.URL, last []Last) (*Answer, error)
+	Post  func(ctx context.Context, uri *url.URL) error
+}
+
+// gone returns what tells the origin's gone link, or nil without one.
+func (k *Keeper) gone(call *Call) func() {
+	link := call.Instruction.Gone
+	if link == nil || call.Post == nil {
+		return nil
+	}
+	uri, err := call.URI.Parse(link.URI)
+	if err != nil {
+		k.log.Warn("gone link", "route", call.Route, "uri", link.URI, "error", err)
+		return nil
+	}
+	post, route := call.Post, call.Route
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), againTimeout)
+		defer cancel()
+		if err := post(ctx, uri); err != nil {
+			k.gonePosts["failed"].Inc()
+			k.log.Warn("gone link", "route", route, "uri", uri, "error", err)
+			return
+		}
+		k.gonePosts["ok"].Inc()
+	}
 }
 
 // Serve holds the response as the answer's instruction says. It returns when the
 // hold is over or belongs to the Keeper; W and R may not be used afterwards.
 func (k *Keeper) Serve(call Call) {
-	if call.Instruction.Hold == grip.HoldStream {
+	if call.Instruction.Hold != grip.HoldResponse {
 		k.serveStream(call)
 		return
 	}

@@ -223,7 +223,7 @@ func pollCall(timeout time.Duration) hold.Call {
 	return hold.Call{
 		Answer: hold.Answer{
 			Status: 202, Header: http.Header{"X-A": {"a"}, "X-B": {"b"}}, Body: []byte(`{"a":1}` + "\n"),
-			Instruction: &grip.Instruction{Hold: grip.HoldResponse, Timeout: timeout, Channels: []grip.Channel{{Name: "a", PrevID: "7"}}},
+			Instruction: &grip.Instruction{Hold: grip.HoldResponse, Timeout: timeout, Channels: []grip.Channel{{Name: "a"}}},
 		},
 		Again: func(context.Context, []hold.Last) (*hold.Answer, error) {
 			return nil, fmt.Errorf("not asked for")
@@ -309,12 +309,14 @@ func TestFirstPollOfAChannelIsAskedAgain(t *testing.T) {
 		var asked atomic.Int32
 		h := newHouse(t, hold.Options{}, tls, func(*http.Request) hold.Call {
 			c := pollCall(time.Minute)
+			c.Instruction.Channels[0].PrevID = "7"
 			c.Again = func(_ context.Context, last []hold.Last) (*hold.Answer, error) {
 				if len(last) != 1 || last[0] != (hold.Last{Channel: "a", ID: "7"}) {
 					t.Errorf("last ids: got %v", last)
 				}
 				if asked.Add(1) == 1 {
 					again := pollCall(time.Minute).Answer
+					again.Instruction.Channels[0].PrevID = "7"
 					again.Body = []byte("again")
 					return &again, nil
 				}

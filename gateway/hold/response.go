@@ -37,7 +37,8 @@ type response struct {
 	out    chan Answer // takes the one answer of a response without conn; never closed
 	client client
 	sub    hub.Subscriber
-	call   Call // W is only used without conn
+	call   Call   // W is only used without conn
+	gone   func() // tells the origin of the end; nil if it does not want to know
 	timer  *wire.Timer
 
 	// Guarded by mu.
@@ -59,7 +60,7 @@ func (k *Keeper) serveResponse(call Call) {
 		k.log.Debug("response hold", "route", call.Route, "error", err)
 		return
 	}
-	s := &response{keeper: k, client: c, call: call, stored: call.Answer}
+	s := &response{keeper: k, client: c, call: call, stored: call.Answer, gone: k.gone(&call)}
 	loop := 0
 	if c.hijacked != nil {
 		s.conn, err = k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: s, Unread: true, Buffered: c.buffered})
@@ -108,6 +109,16 @@ func (s *response) hold(instruction *grip.Instruction) {
 			Status: http.StatusServiceUnavailable, Header: http.Header{"Content-Type": {"text/plain"}, "Retry-After": {"1"}},
 			Body: []byte("Subscription failed.\n"),
 		}, ReasonError)
+		return
+	}
+	// An id that the channel is past already: the origin has news.
+	for _, ch := range instruction.Channels {
+		name := s.call.Prefix + ch.Name
+		if last, ok := s.keeper.opts.Hub.LastID(name); ok && ch.PrevID != "" && last != ch.PrevID {
+			s.keeper.opts.Hub.ForgetID(name)
+			s.again(0)
+			return
+		}
 	}
 }
 
@@ -165,6 +176,10 @@ func (s *response) claim(reason Reason) bool {
 func (s *response) leave() {
 	s.sub.Leave()
 	s.keeper.remove(s, "response", s.reason)
+	if s.gone != nil {
+		go s.gone()
+		s.gone = nil
+	}
 }
 
 // finish answers the client, once.
@@ -245,7 +260,12 @@ func (s *response) Deliver(run *hub.Run) int {
 		case grip.ActionSend:
 			s.mu.Lock()
 			stored, filters := s.stored, s.filters
+			follows := s.followsLocked(run.Channel, run.Item(i))
 			s.mu.Unlock()
+			if !follows {
+				s.again(0)
+				return 0
+			}
 			body, ok, err := filters.Pass(run.Channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters)
 			if err != nil {
 				s.keeper.filterErrors.Inc()
@@ -265,6 +285,17 @@ func (s *response) Deliver(run *hub.Run) int {
 		}
 	}
 	return 0
+}
+
+// followsLocked says whether the item comes next for the client, as far as the
+// origin named what it has.
+func (s *response) followsLocked(channel string, item *grip.Item) bool {
+	for _, ch := range s.stored.Instruction.Channels {
+		if s.call.Prefix+ch.Name == channel {
+			return ch.PrevID == "" || ch.PrevID == item.PrevID
+		}
+	}
+	return true
 }
 
 // published makes an answer of an item: the stored one's headers, those of the
@@ -430,18 +461,15 @@ func (s *response) become(answer *Answer) bool {
 		head = append(head, "Connection: close\r\n"...)
 	}
 	head = append(head, "\r\n"...)
-	s.conn.Send(append(head, s.client.encode(answer.Body)...))
-	st.setKeepAlive(answer.Instruction.KeepAlive)
 	s.mu.Lock()
 	s.became = st
 	s.mu.Unlock()
-	k.opts.Hub.Join(&st.sub, st, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
-	st.filters = hub.NewFilters(&st.sub, s.call.Prefix, answer.Instruction.Channels, answer.Instruction.Meta)
-	if !k.add(st, "stream") {
-		st.end(ReasonShutdown)
-	} else if err := k.follow(&st.sub, k.channels(&s.call, answer.Instruction)); err != nil {
-		st.fail(ReasonError)
-	}
+	call := s.call
+	call.Answer = *answer
+	st.gone = s.gone
+	s.gone = nil
+	s.conn.Send(append(head, s.client.encode(answer.Body)...))
+	st.begin(&call, nil)
 	s.leave()
 	return true
 }

@@ -24,8 +24,12 @@ type stream struct {
 	route    string
 	listener *wire.Listener
 	chunked  bool
-	alive    *keepAlive   // nil without keep-alive
-	filters  *hub.Filters // nil without filters
+	linked   *linked       // nil without next link and ids
+	gone     func()        // tells the origin of the end; nil if it does not want to know
+	ended    chan struct{} // closed by Closed; nil without linked
+
+	alive   atomic.Pointer[keepAlive]   // nil without keep-alive
+	filters atomic.Pointer[hub.Filters] // nil without filters
 
 	reason atomic.Pointer[Reason] // why it ends; the first counts
 }
@@ -41,13 +45,12 @@ type keepAlive struct {
 
 // serveStream begins a stream.
 func (k *Keeper) serveStream(call Call) {
-	instruction := call.Instruction
 	c, err := take(call.W, call.R)
 	if err != nil {
 		k.log.Debug("stream hold", "route", call.Route, "error", err)
 		return
 	}
-	s := &stream{keeper: k, route: call.Route, listener: c.listener, chunked: c.chunked}
+	s := &stream{keeper: k, route: call.Route, listener: c.listener, chunked: c.chunked, gone: k.gone(&call)}
 	opts := wire.Options{Handler: s, Unread: true, Buffered: c.buffered}
 
 	if !hasBody(call.Status, c.head) {
@@ -90,20 +93,35 @@ func (k *Keeper) serveStream(call Call) {
 		s.conn = k.opts.Group.Respond(call.W, call.R, opts)
 	}
 
-	s.setKeepAlive(instruction.KeepAlive)
-	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream})
-	s.filters = hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta)
-	if !k.add(s, "stream") {
-		s.end(ReasonShutdown)
-	} else if err := k.follow(&s.sub, k.channels(&call, instruction)); err != nil {
-		k.log.Warn("stream hold: subscribe", "route", call.Route, "error", err)
-		s.conn.Start(first)
-		s.fail(ReasonError)
-	} else {
-		s.conn.Start(first)
-	}
+	s.begin(&call, first)
 	if c.hijacked == nil {
 		s.conn.Wait()
+	}
+}
+
+// begin subscribes the stream's channels and sends what the client is to have
+// first.
+func (s *stream) begin(call *Call, first []byte) {
+	k, instruction := s.keeper, call.Instruction
+	s.setKeepAlive(instruction.KeepAlive)
+	if s.linked = newLinked(s, call, instruction); s.linked != nil {
+		s.ended = make(chan struct{})
+	}
+	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream, Updates: s.linked != nil})
+	s.filters.Store(hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta))
+	if !k.add(s, "stream") {
+		s.end(ReasonShutdown)
+		return
+	}
+	err := k.follow(&s.sub, k.channels(call, instruction))
+	s.conn.Start(first)
+	if err != nil {
+		k.log.Warn("stream hold: subscribe", "route", s.route, "error", err)
+		s.fail(ReasonError)
+		return
+	}
+	if s.linked != nil {
+		s.linked.begin(instruction.Hold)
 	}
 }
 
@@ -175,19 +193,28 @@ func copyHeader(dst, src http.Header) {
 	}
 }
 
-// setKeepAlive begins keep-alive messages.
+// setKeepAlive begins, changes or ends keep-alive messages.
 func (s *stream) setKeepAlive(ka *grip.KeepAlive) {
-	if ka == nil || len(ka.Content) == 0 {
-		return
+	var a *keepAlive
+	if ka != nil && len(ka.Content) > 0 {
+		a = &keepAlive{content: s.encode(ka.Content), timeout: ka.Timeout, interval: ka.Mode == grip.KeepAliveInterval}
+		a.last.Store(time.Now().UnixNano())
+		a.timer = s.conn.Timers().New(func() { s.keepAlive(a) })
 	}
-	content := ka.Content
+	if old := s.alive.Swap(a); old != nil {
+		old.timer.Stop()
+	}
+	if a != nil {
+		a.timer.Set(jittered(a.timeout))
+	}
+}
+
+// encode makes content what the client is sent.
+func (s *stream) encode(content []byte) []byte {
 	if s.chunked {
-		content = hub.AppendChunk(nil, content)
+		return hub.AppendChunk(nil, content)
 	}
-	s.alive = &keepAlive{content: content, timeout: ka.Timeout, interval: ka.Mode == grip.KeepAliveInterval}
-	s.alive.last.Store(time.Now().UnixNano())
-	s.alive.timer = s.conn.Timers().New(s.keepAlive)
-	s.alive.timer.Set(jittered(ka.Timeout))
+	return content
 }
 
 // jittered takes up to a second off, so that clients that came together are not
@@ -195,8 +222,10 @@ func (s *stream) setKeepAlive(ka *grip.KeepAlive) {
 func jittered(d time.Duration) time.Duration { return d - rand.N(min(time.Second, d/10)+1) }
 
 // keepAlive is called when the client may be due.
-func (s *stream) keepAlive() {
-	a := s.alive
+func (s *stream) keepAlive(a *keepAlive) {
+	if s.alive.Load() != a {
+		return
+	}
 	if !a.interval {
 		quiet := time.Since(time.Unix(0, a.last.Load()))
 		if left := a.timeout - quiet; left > time.Second || left > a.timeout/10 {
@@ -217,6 +246,9 @@ func (s *stream) keepAlive() {
 
 // Deliver implements hub.Receiver.
 func (s *stream) Deliver(run *hub.Run) int {
+	if s.linked != nil {
+		return s.linked.deliver(run)
+	}
 	if run.Len() == 1 {
 		if st := run.Item(0).Stream; st != nil && st.Action != grip.ActionSend {
 			if st.Action != grip.ActionClose {
@@ -228,7 +260,7 @@ func (s *stream) Deliver(run *hub.Run) int {
 			return s.deliverEach(run)
 		}
 	}
-	if s.filters.Any(run.Channel) {
+	if s.filters.Load().Any(run.Channel) {
 		return s.deliverEach(run)
 	}
 	var b []byte
@@ -248,35 +280,34 @@ func (s *stream) Deliver(run *hub.Run) int {
 func (s *stream) deliverEach(run *hub.Run) int {
 	n := 0
 	for i := range run.Len() {
-		item := run.Item(i)
-		if item.Stream == nil {
-			continue
+		if item := run.Item(i); item.Stream != nil {
+			n += s.deliverItem(run.Channel, item)
 		}
-		content, ok, err := s.filters.Pass(run.Channel, item, item.Stream.Content, item.Stream.ContentFilters, item.Stream.HasContentFilters)
-		if err != nil {
-			s.keeper.filterErrors.Inc()
-			s.keeper.log.Debug("item skipped", "route", s.route, "channel", run.Channel, "error", err)
-		}
-		if !ok {
-			continue
-		}
-		if s.chunked {
-			content = hub.AppendChunk(nil, content)
-		}
-		if !s.send(content) {
-			break
-		}
-		n++
 	}
 	return n
+}
+
+// deliverItem sends what filters leave of an item, and returns 1 if that is
+// something.
+func (s *stream) deliverItem(channel string, item *grip.Item) int {
+	st := item.Stream
+	content, ok, err := s.filters.Load().Pass(channel, item, st.Content, st.ContentFilters, st.HasContentFilters)
+	if err != nil {
+		s.keeper.filterErrors.Inc()
+		s.keeper.log.Debug("item skipped", "route", s.route, "channel", channel, "error", err)
+	}
+	if !ok || !s.send(s.encode(content)) {
+		return 0
+	}
+	return 1
 }
 
 // send sends b; false means that the client does not get it.
 func (s *stream) send(b []byte) bool {
 	switch s.conn.Send(b) {
 	case nil:
-		if s.alive != nil {
-			s.alive.last.Store(time.Now().UnixNano())
+		if alive := s.alive.Load(); alive != nil {
+			alive.last.Store(time.Now().UnixNano())
 		}
 		return true
 	case wire.ErrSlow:
@@ -288,6 +319,10 @@ func (s *stream) send(b []byte) bool {
 
 // Notify implements hub.Receiver.
 func (s *stream) Notify(notice hub.Notice, channel string) {
+	if s.linked != nil {
+		s.linked.update(rand.N(updateSpread))
+		return
+	}
 	if notice == hub.NoticeLost {
 		s.keeper.log.Info("items were lost, closing a stream client", "route", s.route, "channel", channel)
 		s.fail(ReasonLost)
@@ -328,8 +363,13 @@ func (s *stream) Closed(_ *wire.Conn, err error) {
 		s.setReason(ReasonSlow)
 	}
 	s.setReason(ReasonGone)
-	if s.alive != nil {
-		s.alive.timer.Stop()
+	s.setKeepAlive(nil)
+	if s.linked != nil {
+		s.linked.timer.Stop()
+		close(s.ended)
 	}
 	s.keeper.remove(s, "stream", *s.reason.Load())
+	if s.gone != nil {
+		s.gone()
+	}
 }

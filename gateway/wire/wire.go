@@ -240,9 +240,13 @@ func (c *Conn) Loop() int { return c.loop.index }
 func (c *Conn) Timers() *Timers { return &c.loop.timers }
 
 // Start writes head before anything that was sent meanwhile, and begins to
-// watch the client. It must be called once.
+// watch the client. Calling it again does nothing.
 func (c *Conn) Start(head []byte) {
 	c.mu.Lock()
+	if c.started {
+		c.mu.Unlock()
+		return
+	}
 	if len(head) > 0 {
 		c.queue = append([][]byte{head}, c.queue...)
 		c.queued += len(head)

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -55,7 +56,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Environ()))
+	os.Exit(run(ctx, config.Args(os.Args), os.Environ()))
 }
 
 // run does what the command line says and returns the exit code.
@@ -67,9 +68,11 @@ func run(ctx context.Context, args, environ []string) int {
 	if err == nil {
 		switch c := command.(type) {
 		case *config.ServeCommand:
-			err = serve(ctx, &c.Config, nil)
+			err = serve(ctx, &c.Config, nil, nil)
 		case *config.DemoCommand:
-			err = serve(ctx, &c.Config, demo.New)
+			err = serve(ctx, &c.Config, demo.New, nil)
+		case *config.PushpinCommand:
+			err = servePushpin(ctx, c)
 		case *config.CheckCommand:
 			err = check(&c.Config)
 		case *config.PublishCommand:
@@ -101,11 +104,11 @@ func versionText() string {
 }
 
 // serve runs the gateway until ctx ends, and then until it has drained.
-func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*demo.Demo, error)) error {
+func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*demo.Demo, error), pushpin *pushpin) error {
 	if problems := c.Validate(); len(problems) > 0 {
 		return problems
 	}
-	log := newLog(c)
+	log := newLog(c, pushpin.logOutput())
 	for _, warning := range c.Warnings() {
 		log.Warn(warning.Error())
 	}
@@ -128,6 +131,12 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		return err
 	}
 	defer listeners.close()
+	listeners.headerBytes = pushpin.publishHeaderBytes()
+	stopMetrics, err := pushpin.startMetrics(registry, g.Held, log)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 
 	if newDemo != nil {
 		d, err := newDemo(demo.Options{Log: log, ControlAddr: addr(listeners.control), Bus: bus})
@@ -170,6 +179,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		fmt.Println(line)
 	}
 	fmt.Println("ready")
+	pushpin.started()
 
 	select {
 	case <-ctx.Done():
@@ -181,14 +191,14 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 }
 
 // newLog returns the logger that the settings ask for.
-func newLog(c *config.Config) *slog.Logger {
+func newLog(c *config.Config, out io.Writer) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(c.LogLevel)) // Validate has read it
 	options := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+		return slog.New(slog.NewJSONHandler(out, options))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
+	return slog.New(slog.NewTextHandler(out, options))
 }
 
 func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
@@ -429,6 +439,8 @@ func check(c *config.Config) error {
 type listeners struct {
 	clients []clientListener
 	control net.Listener // nil without
+
+	headerBytes int // bounds a request's header at control
 }
 
 type clientListener struct {
@@ -544,7 +556,7 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog
 		start(server, func() error { return server.Serve(client) })
 	}
 	if l.control != nil {
-		server := &http.Server{Handler: api, MaxHeaderBytes: control.HeaderBytesMax}
+		server := &http.Server{Handler: api, MaxHeaderBytes: l.headerBytes}
 		start(server, func() error { return server.Serve(l.control) })
 	}
 	return s

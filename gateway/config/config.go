@@ -58,6 +58,8 @@ type Config struct {
 	given map[string]given `kong:"-"`
 	// What Parse could not read; Validate reports it first.
 	unread Problems `kong:"-"`
+	// What reading found doubtful; Warnings reports it first.
+	warned Problems `kong:"-"`
 	// The command the settings are for.
 	command string `kong:"-"`
 }

@@ -45,6 +45,13 @@
 //
 //	routes = "routes"              # a file, not a list
 //
+// # Pushpin's files
+//
+// The command pushpin reads a pushpin.conf in place of gripway.toml, and has the
+// flags of Pushpin's own command. Each key that is a setting here becomes one,
+// with the place where it was said; the order of flag, environment, file and
+// default is the same, the defaults are Pushpin's.
+//
 // # Looks wrong, is not
 //
 //   - Validate is not called Validate() error: that would make the command line

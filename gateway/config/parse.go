@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ import (
 const envPrefix = "GRIPWAY_"
 
 // Command is what the command line asked for: *ServeCommand, *DemoCommand,
-// *CheckCommand, *PublishCommand or *SubscribeCommand.
+// *CheckCommand, *PushpinCommand, *PublishCommand or *SubscribeCommand.
 type Command interface{ command() }
 
 // ServeCommand runs the gateway.
@@ -91,6 +92,7 @@ type grammar struct {
 	Publish   PublishCommand   `cmd:"" help:"Publish to a channel."`
 	Subscribe SubscribeCommand `cmd:"" help:"Print what is published to channels, as JSON lines."`
 	Check     CheckCommand     `cmd:"" help:"Validate configuration, routes and keys without serving."`
+	Pushpin   PushpinCommand   `cmd:"" help:"Run the gateway in Pushpin's place, from its pushpin.conf."`
 }
 
 // Parse reads the command line (without the program's name), and for commands
@@ -153,6 +155,9 @@ func Parse(args, environ []string, output Output) (command Command, err error) {
 	case "demo":
 		g.Demo.Config.fill("demo", said, environ, nil)
 		return &g.Demo, nil
+	case "pushpin":
+		g.Pushpin.fill(environ)
+		return &g.Pushpin, nil
 	case "publish":
 		g.Publish.fill(environ)
 		return &g.Publish, nil
@@ -242,6 +247,7 @@ const (
 	layerFlag layer = iota + 1
 	layerEnv
 	layerFile
+	layerPushpin // pushpin.conf
 	layerDefault
 )
 
@@ -249,27 +255,30 @@ const (
 type given struct {
 	layer  layer
 	values []*value // none: said to be empty
-	file   string   // layerFile
-	line   int      // layerFile: of the key
+	file   string   // layerFile, layerPushpin
+	line   int      // layerFile, layerPushpin: of the key
+	name   string   // what the setting is called there; "" is its key
 }
 
 // where names the place for the one who wrote it; line is a value's own line.
 func (g given) where(s *setting, line int) string {
+	name := cmp.Or(g.name, s.key)
 	switch g.layer {
 	case layerFlag:
-		return "--" + s.key
+		return "--" + name
 	case layerEnv:
 		return s.env()
-	case layerFile:
+	case layerFile, layerPushpin:
 		if line == 0 {
 			line = g.line
 		}
-		return fmt.Sprintf("%s:%d: %s", g.file, line, s.key)
+		return fmt.Sprintf("%s:%d: %s", g.file, line, name)
 	}
-	return "the default of " + s.key
+	return "the default of " + name
 }
 
-// folder is where relative file names start; "" is the working directory.
+// folder is where relative file names start; "" is the working directory. Those of
+// pushpin.conf were completed when it was read.
 func (g given) folder() string {
 	if g.layer == layerFile {
 		return filepath.Dir(g.file)

@@ -25,7 +25,7 @@ func (c *Config) Validate() Problems {
 
 // Warnings are things that are allowed and that someone may not have meant.
 func (c *Config) Warnings() Problems {
-	var warnings Problems
+	warnings := append(Problems(nil), c.warned...)
 	for _, open := range []struct{ key, addr, what string }{
 		{"control-listen", c.ControlListen, "whoever reaches this address can publish: it asks for no password"},
 		{"nats-listen", c.NATSListen, "whoever reaches this address can publish and listen: it asks for no password"},

@@ -293,23 +293,25 @@ func TestAFileOfKeysIsReadAgain(t *testing.T) {
 
 // distant is an issuer without a network, so that time can be fake.
 type distant struct {
-	asked   int
-	set     string
+	asked   atomic.Int32
+	set     atomic.Pointer[string]
 	takes   time.Duration
-	failing bool
+	failing atomic.Bool
 }
 
+func (d *distant) publish(set string) { d.set.Store(&set) }
+
 func (d *distant) RoundTrip(r *http.Request) (*http.Response, error) {
-	d.asked++
+	d.asked.Add(1)
 	select {
 	case <-time.After(d.takes):
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
-	if d.failing {
+	if d.failing.Load() {
 		return nil, errors.New("no route")
 	}
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(d.set)), Request: r}, nil
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(*d.set.Load())), Request: r}, nil
 }
 
 // inTime runs a story with a distant issuer, whose publisher is app.
@@ -329,11 +331,12 @@ func inTime(t *testing.T, d *distant, story func(t *testing.T, l *access.List)) 
 }
 
 func TestInventedKidsHaveASetReadOnceAMinute(t *testing.T) {
-	d := &distant{set: jwks(jwk(t, rsaKey.Public(), "1"))}
+	d := &distant{}
+	d.publish(jwks(jwk(t, rsaKey.Public(), "1")))
 	inTime(t, d, func(t *testing.T, l *access.List) {
 		synctest.Wait()
-		if d.asked != 1 {
-			t.Errorf("asked %d times at the start, want once", d.asked)
+		if n := d.asked.Load(); n != 1 {
+			t.Errorf("asked %d times at the start, want once", n)
 		}
 		for i := range 100 { // over 50 s
 			token := signed(t, jwt.SigningMethodRS256, rsaKey2, from("me", fmt.Sprint("invented-", i)))
@@ -342,52 +345,59 @@ func TestInventedKidsHaveASetReadOnceAMinute(t *testing.T) {
 			}
 			time.Sleep(500 * time.Millisecond)
 		}
-		if d.asked != 2 {
-			t.Errorf("asked %d times, want once more for all kids within a minute", d.asked)
+		synctest.Wait()
+		if n := d.asked.Load(); n != 2 {
+			t.Errorf("asked %d times, want once more for all kids within a minute", n)
 		}
 		for range 3 { // which no set can help
 			who(l, bearer(signed(t, jwt.SigningMethodHS256, []byte("x"), from("me", "x"))))
 			who(l, bearer(signed(t, jwt.SigningMethodRS256, rsaKey2, from("me", "1"))))
 			time.Sleep(time.Minute)
 		}
-		if d.asked != 2 {
-			t.Errorf("asked %d times, want no reading for a wrong alg or signature", d.asked)
+		synctest.Wait()
+		if n := d.asked.Load(); n != 2 {
+			t.Errorf("asked %d times, want no reading for a wrong alg or signature", n)
 		}
-		d.set = jwks(jwk(t, rsaKey2.Public(), "2"))
-		if got := who(l, bearer(signed(t, jwt.SigningMethodRS256, rsaKey2, from("me", "2")))); got != "app" || d.asked != 3 {
-			t.Errorf("got %q after %d readings, want the new key at once", got, d.asked)
+		d.publish(jwks(jwk(t, rsaKey2.Public(), "2")))
+		if got := who(l, bearer(signed(t, jwt.SigningMethodRS256, rsaKey2, from("me", "2")))); got != "app" || d.asked.Load() != 3 {
+			t.Errorf("got %q after %d readings, want the new key at once", got, d.asked.Load())
 		}
 	})
 }
 
 func TestASetIsReadInTheBackground(t *testing.T) {
-	d := &distant{set: jwks(jwk(t, rsaKey.Public(), "1"))}
+	d := &distant{}
+	d.publish(jwks(jwk(t, rsaKey.Public(), "1")))
 	inTime(t, d, func(t *testing.T, l *access.List) {
 		time.Sleep(time.Hour + time.Second)
-		if d.asked != 7 {
-			t.Errorf("asked %d times in an hour, want every ten minutes", d.asked)
+		synctest.Wait()
+		if n := d.asked.Load(); n != 7 {
+			t.Errorf("asked %d times in an hour, want every ten minutes", n)
 		}
 	})
 }
 
 func TestAnIssuerThatIsAwayIsBorneForADay(t *testing.T) {
-	d := &distant{set: jwks(jwk(t, rsaKey.Public(), "1"))}
+	d := &distant{}
+	d.publish(jwks(jwk(t, rsaKey.Public(), "1")))
 	inTime(t, d, func(t *testing.T, l *access.List) {
 		good := func() string { return who(l, bearer(signed(t, jwt.SigningMethodRS256, rsaKey, from("me", "1")))) }
 		synctest.Wait()
-		d.failing = true
+		d.failing.Store(true)
 		time.Sleep(23 * time.Hour)
+		synctest.Wait()
 		if got := good(); got != "app" {
 			t.Errorf("got %q, want what was read to serve on", got)
 		}
-		if d.asked > 24*60 {
-			t.Errorf("asked %d times in a day, want once a minute at most", d.asked)
+		if n := d.asked.Load(); n > 24*60 {
+			t.Errorf("asked %d times in a day, want once a minute at most", n)
 		}
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		if got := good(); got != access.ErrKeysAway.Error() {
 			t.Errorf("got %q, want ErrKeysAway after a day", got)
 		}
-		d.failing = false
+		d.failing.Store(false)
 		time.Sleep(2 * time.Minute)
 		if got := good(); got != "app" {
 			t.Errorf("got %q, want it to work again", got)

@@ -1,9 +1,10 @@
 // Package control is the gateway's private API over HTTP: publishing, recovery,
 // metrics, health, and listening in. It is for the port that only operators and
-// origins reach; nothing here asks for a password, and Authorization of any kind
-// is accepted and not looked at.
+// origins reach.
 //
 //	POST /publish/       {"items":[…]}; answers "Published\n" once the bus accepted all
+//	POST /service/{id}/publish/
+//	                     the same, where Fastly's API has it
 //	POST /recover/       have all held responses and streams ask their origins again
 //	GET  /api/subscribe?channel=a&channel=b
 //	                     every item published to these channels, a line of JSON each
@@ -14,6 +15,22 @@
 //
 // A slash at the end and slashes in a row make no difference, and there is no
 // redirect: libraries post to //publish/, and a redirect would lose the body.
+//
+// # Who may
+//
+// Without Options.Access nobody is asked: Authorization of any kind is accepted
+// and not looked at, as by Pushpin. With it, all but /, /healthz, /readyz and
+// /metrics needs a key: Authorization: Bearer or Basic, or Fastly-Key.
+//
+//	401   no key, or none of ours; WWW-Authenticate says what there is
+//	403   the key is not for a channel, which is named; nothing is published
+//	429   the key's rate is used up; Retry-After says until when
+//	400   more items at once than the key's burst: waiting would not help
+//	503   the keys of a token's issuer cannot be read at present
+//
+// Channels that a key may not publish to it may not listen to either.
+//
+// # Differences
 //
 // The API is that of Pushpin's push_in_http port, texts included. It differs in
 // this:
@@ -44,6 +61,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gripway/gripway/gateway/access"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/pubsub"
 )
@@ -91,6 +109,20 @@ type Options struct {
 	// Nil: always ready.
 	Ready func() error
 
+	// Access says who may use the API. It stays the caller's. Nil: anybody.
+	Access *access.List
+
+	// LoopbackOpen lets requests from a loopback address that show no key do
+	// all. One that shows a key is held to it.
+	LoopbackOpen bool
+
+	// MetricsKey has /metrics need a key as well.
+	MetricsKey bool
+
+	// ServiceID is the only id that /service/{id}/publish/ takes; others are 404.
+	// Empty: any.
+	ServiceID string
+
 	// PublishBytes is how long a publish body may be. Zero means 1 000 000.
 	PublishBytes int
 
@@ -116,6 +148,10 @@ type Control struct {
 	bus           pubsub.Bus
 	recoverAll    func()
 	ready         func() error
+	access        *access.List // nil: nobody is asked
+	loopbackOpen  bool
+	metricsKey    bool
+	serviceID     string
 	publishBytes  int
 	listenerBytes int
 	heartbeat     time.Duration
@@ -131,7 +167,9 @@ type Control struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	warned atomic.Int64 // when the bus was last logged as refusing, Unix seconds
+	// When these were last logged, Unix seconds.
+	warned     atomic.Int64 // the bus refusing
+	warnedKeys atomic.Int64 // somebody without a right key
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -146,6 +184,10 @@ func New(options Options) *Control {
 		bus:           options.Bus,
 		recoverAll:    options.Recover,
 		ready:         options.Ready,
+		access:        options.Access,
+		loopbackOpen:  options.LoopbackOpen,
+		metricsKey:    options.MetricsKey,
+		serviceID:     options.ServiceID,
 		publishBytes:  orDefault(options.PublishBytes, publishBytesDefault),
 		listenerBytes: orDefault(options.ListenerBytes, listenerBytesDefault),
 		heartbeat:     orDefault(options.Heartbeat, heartbeatDefault),
@@ -187,15 +229,22 @@ func (c *Control) Close() error {
 func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if path != "/publish/" { // nearly all requests are
-		path = plainPath(path)
+		path = c.servicePath(plainPath(path))
+	}
+	var key *access.Key // nil may do all
+	if c.access != nil && c.needsKey(path) {
+		var ok bool
+		if key, ok = c.admit(w, r, path); !ok {
+			return
+		}
 	}
 	switch path {
 	case "/publish/", "/publish":
-		c.publish(w, r)
+		c.publish(w, r, key)
 	case "/recover":
 		c.recover(w, r)
 	case "/api/subscribe":
-		c.subscribe(w, r)
+		c.subscribe(w, r, key)
 	case "/metrics":
 		if reading(w, r) {
 			c.showMetrics.ServeHTTP(w, r)
@@ -277,13 +326,18 @@ const (
 	refusedInvalid      = "invalid"      // 400, by what it says
 	refusedBusy         = "busy"         // 503, no turn
 	refusedByBus        = "bus"          // 503, 403, 400: the bus did not accept an item
+	refusedUnauthorized = "unauthorized" // 401
+	refusedForbidden    = "forbidden"    // 403, by the key's channels
+	refusedRate         = "rate"         // 429, and 400 beyond the burst
+	refusedKeysAway     = "keys_away"    // 503, the keys of an issuer cannot be read
 )
 
 func newStats(m *metrics.Registry) stats {
 	return stats{
 		items: m.Counter("published_items_total", "Items that came over the private API and that the bus accepted."),
 		refused: m.Counters("publish_refused_total", "Publish requests that were refused, by reason.", "reason",
-			refusedMethod, refusedUnacceptable, refusedNoLength, refusedTooLarge, refusedCutShort, refusedInvalid, refusedBusy, refusedByBus),
+			refusedMethod, refusedUnacceptable, refusedNoLength, refusedTooLarge, refusedCutShort, refusedInvalid, refusedBusy, refusedByBus,
+			refusedUnauthorized, refusedForbidden, refusedRate, refusedKeysAway),
 		intake: m.Histogram("publish_intake_seconds", "From the header of a publish request to the bus having accepted its last item.",
 			0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 		listened: m.Gauge("listeners", "Readers of /api/subscribe."),

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gripway/gripway/gateway/access"
 	"github.com/gripway/gripway/pubsub"
 )
 
@@ -53,7 +54,7 @@ const (
 //	                                           a blank line: nothing happened for a while
 //	{"error":"slow"}                           the last line: the client could not keep up
 //	{"error":"shutdown"}                       the last line: the node ends
-func (c *Control) subscribe(w http.ResponseWriter, r *http.Request) {
+func (c *Control) subscribe(w http.ResponseWriter, r *http.Request, key *access.Key) {
 	if r.Method != http.MethodGet {
 		notAllowed(w, r, "GET")
 		return
@@ -66,6 +67,12 @@ func (c *Control) subscribe(w http.ResponseWriter, r *http.Request) {
 	case len(channels) > listenChannelsMax:
 		answer(w, http.StatusBadRequest, "Too many channels: want at most "+strconv.Itoa(listenChannelsMax)+".")
 		return
+	}
+	for _, channel := range channels {
+		if !key.May(channel) {
+			answer(w, http.StatusForbidden, "Not subscribed: the key "+strconv.Quote(key.Name())+" is not for channel "+strconv.Quote(channel)+".")
+			return
+		}
 	}
 	if why := c.beginListening(); why != "" {
 		w.Header().Set("Retry-After", retryAfter)

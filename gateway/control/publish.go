@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/gripway/gripway/gateway/access"
 	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/pubsub"
 )
 
 // publish reads a body, checks all its items, and then gives them to the bus one
 // after the other.
-func (c *Control) publish(w http.ResponseWriter, r *http.Request) {
+func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Key) {
 	begun := time.Now()
 	format := negotiate(r.Header)
 	if format == formatNone {
@@ -61,6 +64,24 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request) {
 	}
 	if over := overLimit(items); over != "" {
 		refused(refusedInvalid, http.StatusBadRequest, over)
+		return
+	}
+	for _, item := range items {
+		if !key.May(item.Channel) {
+			refused(refusedForbidden, http.StatusForbidden,
+				fmt.Sprintf("Not published: the key %q is not for channel %q. No item was published.", key.Name(), item.Channel))
+			return
+		}
+	}
+	switch wait, err := key.Take(len(items)); {
+	case errors.Is(err, access.ErrTooMany):
+		refused(refusedRate, http.StatusBadRequest,
+			fmt.Sprintf("Not published: %d items at once, and the key %q may publish %d.", len(items), key.Name(), key.Burst()))
+		return
+	case err != nil:
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+		refused(refusedRate, http.StatusTooManyRequests,
+			fmt.Sprintf("Not published: the key %q has published as much as it may. No item was published.", key.Name()))
 		return
 	}
 	for i, item := range items {

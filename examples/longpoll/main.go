@@ -34,6 +34,7 @@ const (
 // would be in a database: any of them may be asked.
 type counter struct {
 	publisher *grip.Publisher
+	started   int64 // in Unix nanoseconds
 
 	mu    sync.Mutex
 	value int
@@ -44,7 +45,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	c := &counter{publisher: publisher}
+	c := &counter{publisher: publisher, started: time.Now().UnixNano()}
 	http.HandleFunc("GET /counter", c.get)
 	http.HandleFunc("POST /counter", c.increment)
 
@@ -71,8 +72,10 @@ func (c *counter) get(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := grip.Hold(w, &grip.Instruction{
-		Hold:     grip.HoldResponse,
-		Channels: []grip.Channel{{Name: channel}},
+		Hold: grip.HoldResponse,
+		// PrevID closes the gap between reading the value and the hold: a gateway
+		// that has seen a later id asks again instead of waiting.
+		Channels: []grip.Channel{{Name: channel, PrevID: c.id(value)}},
 		Timeout:  wait(r),
 		Status:   http.StatusNotModified, // for the client; to the gateway it is a 200
 	})
@@ -90,6 +93,8 @@ func (c *counter) increment(w http.ResponseWriter, r *http.Request) {
 
 	err := c.publisher.Publish(r.Context(), &grip.Item{
 		Channel: channel,
+		ID:      c.id(value),
+		PrevID:  c.id(value - 1),
 		Response: &grip.ResponseItem{
 			Header: http.Header{"Etag": {etag(value)}},
 			Body:   fmt.Appendln(nil, value),
@@ -101,6 +106,10 @@ func (c *counter) increment(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintln(w, value)
 }
+
+// id names a value for the gateway, which drops an id that it has seen within a
+// minute: a counter that begins anew needs new ones.
+func (c *counter) id(value int) string { return fmt.Sprintf("%x-%d", c.started, value) }
 
 // etag names a value, so that a client can say which it knows.
 func etag(value int) string { return fmt.Sprintf(`"%d"`, value) }

@@ -130,6 +130,20 @@ func TestTwoWindowsSeeEachOther(t *testing.T) {
 		one.sees("#ticker-note", "mind the gap")
 	})
 
+	t.Run("a window that nobody sees keeps only its WebSocket", func(t *testing.T) {
+		one := one.at(t)
+		one.seen(false)
+		for _, status := range []string{"#ticker-status", "#wire-status", "#poll-status"} {
+			one.sees(status, "paused while hidden")
+		}
+		one.says("can you see me?")
+		one.sees("#messages .own .text", "can you see me?")
+		one.seen(true)
+		for _, status := range []string{"#ticker-status", "#wire-status", "#poll-status"} {
+			one.sees(status, "live")
+		}
+	})
+
 	t.Run("it fits phones and desktops, in the light and in the dark", func(t *testing.T) {
 		one := one.at(t)
 		for _, size := range []struct {
@@ -430,6 +444,17 @@ func (w *window) reads(selector string) string {
 		w.t.Fatal(err)
 	}
 	return text
+}
+
+// seen makes the page believe that it is seen or not.
+func (w *window) seen(is bool) {
+	w.t.Helper()
+	state := "hidden"
+	if is {
+		state = "visible"
+	}
+	w.holds(fmt.Sprintf(`Object.defineProperty(document, "visibilityState", {value: %q, configurable: true}),
+		document.dispatchEvent(new Event("visibilitychange"))`, state))
 }
 
 // measures waits until an element shows a duration.

@@ -46,7 +46,8 @@ const (
 	marksMax = 4
 
 	// A connection may say sayBurst things at once and then one per sayEvery; ask
-	// syncBurst times, one per syncEvery; and one typing per typingEvery counts.
+	// what it missed syncBurst times, then one per syncEvery; and one typing per
+	// typingEvery counts.
 	sayBurst, sayEvery   = 5, 700 * time.Millisecond
 	syncBurst, syncEvery = 4, 2 * time.Second
 	typingEvery          = time.Second
@@ -345,9 +346,13 @@ func (c *chat) message(conn *wsoverhttp.Conn, m wsoverhttp.Message) {
 			c.outlet.offer(panelChat, func() *grip.Item { return item })
 		}
 	case "sync":
+		// Who asks too often is answered too: the client takes silence for a dead
+		// connection.
+		s := synced{Type: "synced", Asked: in.T, Now: milliseconds(now)}
 		if p.sync.take(now, syncBurst, syncEvery) {
-			answer(c.missed(in.T, in.Last, in.Version, now))
+			c.addMissed(&s, in.Last, in.Version)
 		}
+		answer(s)
 	default:
 		answer(refused{"refused", in.Tag, "There is no such type of message."})
 	}
@@ -378,11 +383,10 @@ func (c *chat) say(p *presence, now time.Time, text, tag string) (why string) {
 	return ""
 }
 
-// missed is what somebody does not have who has the messages up to last and a
+// addMissed adds what somebody does not have who has the messages up to last and a
 // version of the roster: items that were published between an answer and the
 // subscription it asked for, or that were lost. mu is held.
-func (c *chat) missed(asked float64, last, version int64, now time.Time) synced {
-	s := synced{Type: "synced", Asked: asked, Now: milliseconds(now)}
+func (c *chat) addMissed(s *synced, last, version int64) {
 	if version != c.version {
 		r := c.roster()
 		s.Roster = &r
@@ -392,7 +396,6 @@ func (c *chat) missed(asked float64, last, version int64, now time.Time) synced 
 			s.Messages = append(s.Messages, m)
 		}
 	}
-	return s
 }
 
 // messageItem is an item for WebSockets.

@@ -17,6 +17,19 @@
 // what is shown is what any origin would do. Nothing here knows that both are one
 // process.
 //
+// # Looks wrong, is not
+//
+//   - The page has one EventSource for ticker and wire, lets go of it while nobody
+//     sees it, and of its long-poll when an answer does not get through: a browser
+//     opens six HTTP connections to an address, all windows together.
+//   - That the gateway asks for a quiet WebSocket does not keep somebody in the list
+//     of who is here. It only says that the gateway lives; the client's pong counts.
+//   - The ticker is published when nobody listens. The origin does not know who does.
+//   - Requests to the channel demo-wire leave no record: it would be published there,
+//     and leave the next.
+//   - A text that begins with "c:" is passed on like any other. Handler puts "m:"
+//     before it, so that the gateway does not take it for an instruction.
+//
 // It is no example of an application: it forgets everything when it ends, and
 // believes whoever reaches it. A real origin would check Grip-Sig
 // (grip.Publisher.VerifyRequest); this one listens on loopback only.

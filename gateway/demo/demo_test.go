@@ -114,6 +114,17 @@ func TestWhatIsSaidIsPublishedAndKept(t *testing.T) {
 	}
 }
 
+func TestWhoAsksTooOftenIsAnsweredInShort(t *testing.T) {
+	o := startOrigin(t)
+	o.exchange("c1", "OPEN\r\n", nil)
+	for i := range 10 {
+		synced := o.say("c1", `{"type":"sync","last":0,"version":0,"t":1}`).message(t, "synced")
+		if got, want := synced["roster"] != nil, i < 4; got != want {
+			t.Errorf("time %d: with a roster: %v, want %v", i+1, got, want)
+		}
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	o := startOrigin(t)
 	for i := range 60 {

@@ -8,6 +8,10 @@ import { again, Backoff, isSeen, whenSeen } from "./link.js";
 // of its long-poll: with three windows open the browser has no connection left.
 const crowded = 1000;
 
+// heldAfter is after how long, in ms, a request without an answer counts as held
+// by the gateway, and not as on its way.
+const heldAfter = 800;
+
 export function startPoll({ who }) {
   const status = $("poll-status");
   const options = $("options");
@@ -40,13 +44,18 @@ export function startPoll({ who }) {
       }
       held = new AbortController();
       heldSince = performance.now();
+      if (status.dataset.state !== "live") setStatus(status, "wait", "connecting");
+      const settled = setTimeout(() => setStatus(status, "live", "live"), heldAfter);
       const url = state === null ? "/poll" : `/poll?after=${encodeURIComponent(state.id)}`;
       try {
         const response = await fetch(url, { signal: held.signal, cache: "no-store" });
         if (!response.ok) throw new Error(`status ${response.status}`);
         const next = await response.json();
         held = null;
+        clearTimeout(settled);
+        const before = state?.id;
         if (!take(next)) throw new Error("not a question");
+        if (next.id === before && performance.now() - heldSince < heldAfter) throw new Error("not held");
         backoff.reset();
         setStatus(status, "live", "live");
         if (pressed > 0 && !next.waited) {
@@ -54,6 +63,7 @@ export function startPoll({ who }) {
           pressed = 0;
         }
       } catch (error) {
+        clearTimeout(settled);
         const aborted = held?.signal.aborted;
         held = null;
         if (aborted) {

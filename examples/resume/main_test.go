@@ -1,0 +1,106 @@
+package main_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gripway/gripway/examples/internal/readme"
+)
+
+func TestWhatTheREADMESaysIsTrue(t *testing.T) {
+	readme.Need(t, "curl")
+	readme.Open(t, readme.Options{}).TypeAll()
+}
+
+// Every seventh publish is lost, and of the readers one stays, one connects again
+// now and then, and one comes late: each must see every entry, once and in order.
+func TestEveryEntryReachesEveryReader(t *testing.T) {
+	const count = 300
+	r := readme.Open(t, readme.Options{})
+	r.Type("Start")
+	r.Skip("Read", "Lose", "Leave and come back")
+	url := "http://" + r.Addr(readme.Clients) + "/log"
+	defer http.DefaultClient.CloseIdleConnections()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var readers sync.WaitGroup
+	half := make(chan struct{}) // closed when half of the entries are there
+	for _, reader := range []struct {
+		name  string
+		stay  int // entries after which it connects again
+		begin <-chan struct{}
+	}{
+		{"one that stays", count, nil},
+		{"one that connects again and again", 20, nil},
+		{"one that comes late", count, half},
+	} {
+		readers.Go(func() {
+			if reader.begin != nil {
+				select {
+				case <-reader.begin:
+				case <-ctx.Done():
+				}
+			}
+			for known := 0; known < count; {
+				next, err := read(ctx, url, known, min(known+reader.stay, count))
+				if err != nil {
+					t.Errorf("%s, after entry %d: %v", reader.name, next, err)
+					return
+				}
+				known = next
+			}
+		})
+	}
+	for number := 1; number <= count; number++ {
+		address := url
+		if number%7 == 0 {
+			address += "?lose"
+		}
+		answer, err := http.Post(address, "text/plain", strings.NewReader(fmt.Sprint("entry ", number)))
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		answer.Body.Close()
+		if number == count/2 {
+			close(half)
+		}
+	}
+	readers.Wait()
+}
+
+// read reads entries from known on to last and returns the number of the last it
+// saw. Any other than the next is an error.
+func read(ctx context.Context, url string, known, last int) (int, error) {
+	ctx, cancel := context.WithCancel(ctx) // hangs up
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		return known, err
+	}
+	request.Header.Set("Last-Event-ID", fmt.Sprint(known))
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return known, err
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for known < last && lines.Scan() {
+		id, ok := strings.CutPrefix(lines.Text(), "id: ")
+		if !ok {
+			continue
+		}
+		if want := fmt.Sprint(known + 1); id != want {
+			return known, fmt.Errorf("got entry %s, want %s", id, want)
+		}
+		known++
+	}
+	return known, lines.Err()
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/gripway/gripway/gateway/hold"
 	"github.com/gripway/gripway/gateway/origin"
@@ -27,6 +28,12 @@ type linkClient struct {
 	tls       *tls.ConnectionState
 	remote    string
 	untrusted bool // the route's target may not be private, so links may not either
+}
+
+// linked says whether an instruction needs a linkClient: it names links, or ids,
+// which need one.
+func linked(in *grip.Instruction) bool {
+	return in.Next != nil || in.Gone != nil || slices.ContainsFunc(in.Channels, func(ch grip.Channel) bool { return ch.PrevID != "" })
 }
 
 // requestURI is where a client's request went, for links to be relative to.
@@ -50,7 +57,12 @@ func (c *linkClient) fetch(ctx context.Context, uri *url.URL, last []hold.Last) 
 		origin.CleanHeader(header)
 		return &hold.Answer{Status: response.StatusCode, Header: header, Rest: response.Body}, nil
 	}
-	return readAnswer(response)
+	status := response.StatusCode
+	answer, err := readAnswer(response)
+	if err == nil {
+		answer.Status = status // Grip-Status is for a first answer
+	}
+	return answer, err
 }
 
 // post tells a gone link.

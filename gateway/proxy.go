@@ -22,7 +22,8 @@ import (
 
 // Feature is the value of Grip-Feature: what this gateway does of what an origin
 // may ask for, in the order in which libraries expect it.
-const Feature = "status, filter:skip-self, filter:skip-users, filter:require-sub, filter:var-subst"
+const Feature = "status, link:next, link:gone, " +
+	"filter:skip-self, filter:skip-users, filter:require-sub, filter:build-id, filter:var-subst"
 
 // acceptBytesMax bounds the request's and the answer's body of what is to be
 // held (Pushpin's number): both are kept.
@@ -62,6 +63,9 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		return
 	}
 	answer, err := readAnswer(response)
+	if err == nil {
+		err = hold.Filter(route.Prefix, answer)
+	}
 	if err != nil {
 		g.answerFailed(w, r, route, err)
 		return
@@ -94,7 +98,7 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
 		Debug: route.Debug, URI: requestURI(r),
 	}
-	if answer.Instruction.Next != nil || answer.Instruction.Gone != nil {
+	if linked(answer.Instruction) {
 		client := &linkClient{g: g, host: r.Host, tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted}
 		held.Fetch, held.Post = client.fetch, client.post
 	}
@@ -151,7 +155,11 @@ func (g *Gateway) again(r *http.Request, body []byte) func(context.Context, []ho
 			origin.CleanHeader(header)
 			return &hold.Answer{Status: response.StatusCode, Header: header, Rest: response.Body}, nil
 		}
-		return readAnswer(response)
+		answer, err := readAnswer(response)
+		if err == nil {
+			err = hold.Filter(route.Prefix, answer)
+		}
+		return answer, err
 	}
 }
 

@@ -213,6 +213,16 @@ func (k *Keeper) gone(call *Call) func() {
 	}
 }
 
+// Filter runs the filters that an answer's instruction asks for over the answer
+// itself (build-id). An error means that the origin asked for what cannot be.
+func Filter(prefix string, answer *Answer) error {
+	in := answer.Instruction
+	if in == nil {
+		return nil
+	}
+	return filter(hub.NewFilters(nil, prefix, in.Channels, in.Meta), answer, true)
+}
+
 // Serve holds the response as the answer's instruction says. It returns when the
 // hold is over or belongs to the Keeper; W and R may not be used afterwards.
 func (k *Keeper) Serve(call Call) {

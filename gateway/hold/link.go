@@ -298,6 +298,14 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		s.end(ReasonOrigin)
 		return 0, true
 	}
+	if in != nil {
+		filters := hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed)
+		if err := filter(filters, answer, false); err != nil {
+			s.keeper.log.Warn("next link", "route", s.route, "uri", uri, "error", err)
+			s.fail(ReasonLink)
+			return 0, true
+		}
+	}
 	if !s.append(answer) {
 		return 0, true
 	}
@@ -321,7 +329,7 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 	l.quick = 0
 	l.mu.Unlock()
 
-	s.filters.Store(hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta))
+	s.filters.Store(hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed))
 	if err := s.keeper.follow(&s.sub, names); err != nil {
 		if !errors.Is(err, hub.ErrLeft) {
 			s.keeper.log.Warn("stream hold: subscribe", "route", s.route, "error", err)
@@ -366,10 +374,37 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 	}
 }
 
+// unprefixed returns the ids the client has, by the names the origin uses.
+func (l *linked) unprefixed() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ids := make(map[string]string, len(l.ids))
+	for name, id := range l.ids {
+		ids[strings.TrimPrefix(name, l.call.Prefix)] = id
+	}
+	return ids
+}
+
 func (l *linked) idsNow() map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.ids)
+}
+
+// filter runs the filters meant for answers over one. The body must be whole.
+func filter(filters *hub.Filters, answer *Answer, first bool) error {
+	if !filters.RewritesResponse() {
+		return nil
+	}
+	if answer.Rest != nil {
+		closeRest(answer)
+		return errors.New("answer is too long for filter build-id")
+	}
+	body, err := filters.Response(answer.Body, first)
+	if err == nil {
+		answer.Body = body
+	}
+	return err
 }
 
 // append sends what an answer's body has; false means that the stream has ended.

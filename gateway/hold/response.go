@@ -101,7 +101,15 @@ func (s *response) hold(instruction *grip.Instruction) {
 		return
 	}
 	s.timer.Set(timeout)
-	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta)
+	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta).WithIDs(func() map[string]string {
+		ids := make(map[string]string)
+		for _, ch := range instruction.Channels {
+			if ch.PrevID != "" {
+				ids[ch.Name] = ch.PrevID
+			}
+		}
+		return ids
+	})
 	s.mu.Unlock()
 	if err := s.keeper.follow(&s.sub, s.keeper.channels(&s.call, instruction)); err != nil && !errors.Is(err, hub.ErrLeft) {
 		s.keeper.log.Warn("response hold: subscribe", "route", s.call.Route, "error", err)

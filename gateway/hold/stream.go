@@ -108,7 +108,11 @@ func (s *stream) begin(call *Call, first []byte) {
 		s.ended = make(chan struct{})
 	}
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream, Updates: s.linked != nil})
-	s.filters.Store(hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta))
+	filters := hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta)
+	if s.linked != nil {
+		filters = filters.WithIDs(s.linked.unprefixed)
+	}
+	s.filters.Store(filters)
 	if !k.add(s, "stream") {
 		s.end(ReasonShutdown)
 		return

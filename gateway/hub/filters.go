@@ -14,6 +14,53 @@ type Filters struct {
 	meta       map[string]string
 	chains     map[string]grip.Chain // by channel, prefixed; only those with filters
 	subscribed func(channel string) bool
+	ids        func() map[string]string // of channels, without prefix; nil where none are known
+}
+
+// WithIDs returns f with what tells the last ids that the subscriber has, by
+// channel without prefix.
+func (f *Filters) WithIDs(ids func() map[string]string) *Filters {
+	if f == nil {
+		return nil
+	}
+	n := *f
+	n.ids = ids
+	return &n
+}
+
+// RewritesResponse says whether Response needs an answer's whole body.
+func (f *Filters) RewritesResponse() bool {
+	if f != nil {
+		for _, chain := range f.chains {
+			if chain.RewritesResponse() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Response runs the filters that are meant for an origin's answer over its body.
+// A first answer knows no ids.
+func (f *Filters) Response(body []byte, first bool) ([]byte, error) {
+	if f == nil {
+		return body, nil
+	}
+	for _, chain := range f.chains {
+		if chain.RewritesResponse() {
+			return chain.Response(f.context(nil, !first), body)
+		}
+	}
+	return body, nil
+}
+
+// context is what filters know of an item with this meta.
+func (f *Filters) context(meta map[string]string, ids bool) *grip.FilterContext {
+	ctx := &grip.FilterContext{SubMeta: f.meta, PubMeta: meta, Subscribed: f.subscribed}
+	if ids && f.ids != nil {
+		ctx.PrevIDs = f.ids()
+	}
+	return ctx
 }
 
 // NewFilters returns the filters of a subscriber to channels that a route's
@@ -79,5 +126,5 @@ func (f *Filters) Pass(channel string, item *grip.Item, content []byte, asserted
 	if chain == nil {
 		return content, true, nil
 	}
-	return chain.Apply(&grip.FilterContext{SubMeta: f.meta, PubMeta: item.Meta, Subscribed: f.subscribed}, content)
+	return chain.Apply(f.context(item.Meta, chain.RewritesResponse()), content)
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ const (
 // verbs by the names that scripts use, in the order of README.md.
 var verbs = map[string]func(s *script, w *words, neg bool) error{
 	"gateway":        (*script).gateway,
+	"pushpin":        (*script).pushpin,
 	"origin":         (*script).origin,
 	"on":             (*script).on,
 	"forget":         (*script).forget,
@@ -86,7 +88,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 }
 
 // negated are the verbs that "!" may stand before.
-var negated = map[string]bool{"gateway": true, "log": true}
+var negated = map[string]bool{"gateway": true, "pushpin": true, "log": true}
 
 // party finds who is called name.
 func party[P any](s *script, w *words, name string) P {
@@ -137,6 +139,11 @@ func (s *script) gateway(w *words, neg bool) error {
 		}
 		options.Flags = append(options.Flags, flag)
 	}
+	return s.start(w, name, options, neg)
+}
+
+// start starts a gateway, or with neg wants it to refuse.
+func (s *script) start(w *words, name string, options harness.GatewayOptions, neg bool) error {
 	g, err := harness.StartGateway(options)
 	if g != nil {
 		s.add(name, g)
@@ -162,9 +169,53 @@ func (s *script) gateway(w *words, neg bool) error {
 	return err
 }
 
-// address of GATEWAY, GATEWAY/tls, GATEWAY/control, or of an origin.
+// pushpin NAME FILE [tls] [--flag…]
+func (s *script) pushpin(w *words, neg bool) error {
+	name, file := w.next("the gateway's name"), w.next("the pushpin.conf")
+	path := w.ts.MkAbs(file)
+	options := harness.GatewayOptions{Program: s.program, Dir: w.ts.MkAbs("."), Pushpin: file}
+	for _, port := range []struct {
+		variable string
+		addr     *string
+	}{{name + "_port", &options.Addr}, {name + "_tls_port", &options.TLSAddr}, {name + "_control_port", &options.ControlAddr}} {
+		free, err := harness.FreePort()
+		if err != nil {
+			return err
+		}
+		*port.addr = fmt.Sprintf("127.0.0.1:%d", free)
+		w.ts.Setenv(port.variable, strconv.Itoa(free))
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(os.Expand(string(text), w.ts.Getenv)), 0o600); err != nil {
+		return err
+	}
+	if w.skip("tls") {
+		c, err := certificate()
+		if err != nil {
+			return err
+		}
+		certs := filepath.Join(filepath.Dir(path), "runner", "certs")
+		pair := filepath.Join(certs, "default_"+w.ts.Getenv(name+"_tls_port"))
+		err = errors.Join(os.MkdirAll(certs, 0o700), os.WriteFile(pair+".crt", c.CertPEM, 0o600), os.WriteFile(pair+".key", c.KeyPEM, 0o600))
+		if err != nil {
+			return err
+		}
+	}
+	for w.more() {
+		options.Flags = append(options.Flags, w.next("a flag"))
+	}
+	return s.start(w, name, options, neg)
+}
+
+// address of GATEWAY, GATEWAY/tls, GATEWAY/control, of an origin, or host:port.
 func (s *script) address(w *words) (addr string, tlsConfig *tls.Config) {
 	word := w.next("a gateway")
+	if strings.Contains(word, ":") {
+		return word, nil
+	}
 	name, port, _ := strings.Cut(word, "/")
 	if o, ok := s.parties[name].(*harness.Origin); ok {
 		return o.Addr(), nil

@@ -50,12 +50,24 @@ type GatewayOptions struct {
 	RoutesFile string   // or a file of them
 	Flags      []string // further flags of serve; the peer knows those in peerKeys
 	TLS        *Certificate
+
+	// Pushpin names a pushpin.conf, and the gateway's ports are those it says. The
+	// gateway is started by the name pushpin, then, and has no routes but the file's.
+	Pushpin                    string
+	Addr, TLSAddr, ControlAddr string
 }
 
 // StartGateway starts a gateway and returns once it is ready. If it ends before,
 // the Gateway is returned with the error, for its log and exit code.
 func StartGateway(options GatewayOptions) (*Gateway, error) {
 	g := &Gateway{Peer: options.Peer, gone: make(chan struct{}), changed: make(chan struct{})}
+	if options.Pushpin != "" {
+		g.Addr, g.TLSAddr, g.ControlAddr = options.Addr, options.TLSAddr, options.ControlAddr
+		if err := g.preparePushpin(options); err != nil {
+			return nil, err
+		}
+		return g, g.start(options)
+	}
 	var local [3]int
 	for i := range local {
 		port, err := FreePort()
@@ -78,6 +90,11 @@ func StartGateway(options GatewayOptions) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	return g, g.start(options)
+}
+
+// start runs the command and waits until it is ready.
+func (g *Gateway) start(options GatewayOptions) error {
 	g.cmd.Dir = options.Dir
 	g.cmd.Stdout, g.cmd.Stderr = logWriter{g}, logWriter{g}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal to us is not one to it
@@ -87,7 +104,7 @@ func StartGateway(options GatewayOptions) (*Gateway, error) {
 		}
 	}
 	if err := g.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	go func() { // ends with the process, which Close ends
 		err := g.cmd.Wait()
@@ -97,9 +114,24 @@ func StartGateway(options GatewayOptions) (*Gateway, error) {
 		close(g.gone)
 	}()
 	if err := g.ready(); err != nil {
-		return g, fmt.Errorf("gateway is not ready: %w", err)
+		return fmt.Errorf("gateway is not ready: %w", err)
 	}
-	return g, nil
+	return nil
+}
+
+// preparePushpin makes a link to the program that is called pushpin.
+func (g *Gateway) preparePushpin(options GatewayOptions) error {
+	dir, err := shortDir("pushpin")
+	if err != nil {
+		return err
+	}
+	g.dir = dir
+	link := filepath.Join(dir, "pushpin")
+	if err := os.Symlink(options.Program, link); err != nil {
+		return err
+	}
+	g.cmd = exec.Command(link, append([]string{"--config=" + options.Pushpin}, options.Flags...)...)
+	return nil
 }
 
 func (g *Gateway) prepare(options GatewayOptions) error {

@@ -51,6 +51,11 @@ type Config struct {
 	NATSPeer          []URL  `name:"nats-peer" kind:"peer" placeholder:"URL" group:"nats" help:"Another node's nats-cluster-listen, like nats-route://node-a:6222; one is enough to find the rest."`
 	NATSClusterName   string `name:"nats-cluster-name" kind:"token" def:"gripway" placeholder:"NAME" group:"nats" help:"Only nodes of one name form a cluster."`
 
+	ZMQPull       []string `name:"zmq-pull" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Take items in here with a PULL socket, like tcp://127.0.0.1:5560 or ipc:///run/pull. No ZeroMQ socket asks for a password."`
+	ZMQSub        []string `name:"zmq-sub" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Let publishers connect to a SUB socket here; each channel is subscribed while this node has a client for it."`
+	ZMQSubConnect []string `name:"zmq-sub-connect" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Connect a SUB socket to a publisher there. With several nodes, all of them have to be connected."`
+	ZMQCommand    string   `name:"zmq-command" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Answer commands here with a REP socket: publish, recover, refresh, get-zmq-uris."`
+
 	LogLevel  string `name:"log-level" kind:"choice" oneof:"debug|info|warn|error" def:"info" placeholder:"LEVEL" group:"log" help:"What to log: debug, info, warn or error, and all that is worse."`
 	LogFormat string `name:"log-format" kind:"choice" oneof:"text|json" def:"text" placeholder:"FORMAT" group:"log" help:"How to log: text or json, a line each."`
 
@@ -73,5 +78,6 @@ var groups = []struct{ key, title string }{
 	{"hold", "Holding"},
 	{"limit", "Limits"},
 	{"nats", "Between nodes"},
+	{"zmq", "ZeroMQ"},
 	{"log", "Log"},
 }

@@ -100,6 +100,8 @@ func sample(t *testing.T, field reflect.StructField) (text, toml string) {
 		return quoted("example.com,path_beg=/x localhost:1,over_http")
 	case "secret", "text", "token":
 		return quoted("other")
+	case "zmq":
+		return quoted("tcp://127.0.0.1:5560")
 	case "nats":
 		return quoted("nats://example.com:4222,nats://example.org:4222")
 	case "peer":
@@ -395,6 +397,16 @@ func TestNATSInsideAndOutsideExcludeEachOther(t *testing.T) {
 	if got := c.NATSPeer[0].Reveal(); got != "nats-route://a:6222" {
 		t.Errorf("got peer %q, want it completed to a URL", got)
 	}
+}
+
+func TestZeroMQEndpointsAreChecked(t *testing.T) {
+	c := parse(t, nil, "--zmq-pull", "127.0.0.1:5560", "--zmq-pull", "tcp://h", "--zmq-sub", "ipc://", "--route", oneRoute)
+	wantProblems(t, c.Validate(), `--zmq-pull "127.0.0.1:5560": want an endpoint like…`, `--zmq-pull "tcp://h": want host and port…`, `--zmq-sub "ipc://": want an endpoint like…`)
+	c = parse(t, nil, "--zmq-pull", "tcp://*:5561", "--zmq-sub", "ipc:///run/sub", "--zmq-sub-connect", "tcp://*:1", "--zmq-command", "tcp://10.0.0.1:5563", "--route", oneRoute)
+	wantProblems(t, c.Validate(),
+		`--zmq-pull ":5561": control-listen is at "127.0.0.1:5561" already: want another port`,
+		`--zmq-sub-connect "tcp://*:1": want the publisher's host and port…`)
+	wantProblems(t, c.Warnings(), `--zmq-pull ":5561": whoever…`, `--zmq-command "10.0.0.1:5563": whoever…`)
 }
 
 func TestOpenPortsAreWarnedOf(t *testing.T) {

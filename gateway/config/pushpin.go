@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,7 +127,8 @@ var pushpinDefaults = map[string]string{
 const pushpinRead = " global/include global/libdir global/port_offset" +
 	" runner/http_port runner/https_ports runner/log_level" +
 	" proxy/prometheus_port proxy/prometheus_prefix handler/prometheus_port handler/prometheus_prefix" +
-	" handler/push_in_http_addr handler/push_in_http_port handler/push_in_http_max_headers_size "
+	" handler/push_in_http_addr handler/push_in_http_port handler/push_in_http_max_headers_size" +
+	" handler/push_in_spec handler/push_in_sub_spec handler/push_in_sub_specs handler/push_in_sub_connect handler/command_spec "
 
 // Keys that lose nothing by being ignored: this is one process, its log goes to
 // one place, and its deliveries are not slowed down.
@@ -139,8 +141,7 @@ const pushpinNeedless = " global/rundir global/ipc_prefix runner/rundir runner/s
 const pushpinMissing = " global/stats_connection_ttl global/stats_connection_send runner/local_ports" +
 	" proxy/max_open_requests proxy/orig_headers_need_mark proxy/log_from proxy/log_user_agent proxy/sockjs_url" +
 	" proxy/stats_connections_max_ttl proxy/stats_report_interval proxy/stats_spec" +
-	" handler/push_in_spec handler/push_in_sub_spec handler/push_in_sub_specs handler/push_in_sub_connect" +
-	" handler/stats_spec handler/command_spec handler/state_spec handler/stats_subscription_ttl" +
+	" handler/stats_spec handler/state_spec handler/stats_subscription_ttl" +
 	" handler/stats_report_interval handler/stats_format" +
 	" handler/message_block_size handler/message_wait handler/id_cache_ttl handler/share_all "
 
@@ -349,6 +350,27 @@ func (p *PushpinCommand) mapPublish(r *pushpinReader) {
 			place = v
 		}
 	}
+	offset := p.portOffset(r)
+	p.mapZMQ(r, offset)
+	if port == 0 {
+		r.say("control-listen", place)
+	} else {
+		if strings.Contains(addr, ":") {
+			addr = "[" + addr + "]"
+		}
+		r.say("control-listen", place, fmt.Sprintf("%s:%d", addr, port+offset))
+	}
+	if v := r.values["handler/push_in_http_max_headers_size"]; v.text != "" {
+		n, err := decodeBytes(v.text)
+		if err != nil || n == 0 {
+			r.refuse(v, "want bytes, like 10000")
+		}
+		p.PublishHeaderBytes = n
+	}
+}
+
+// portOffset is what all ports for publishing are moved by.
+func (p *PushpinCommand) portOffset(r *pushpinReader) int {
 	offset := 0
 	if v := r.values["global/port_offset"]; v.text != "" {
 		n, err := decodeCount(v.text)
@@ -364,20 +386,35 @@ func (p *PushpinCommand) mapPublish(r *pushpinReader) {
 			offset = *p.ID * pushpinIDPorts
 		}
 	}
-	if port == 0 {
-		r.say("control-listen", place)
-	} else {
-		if strings.Contains(addr, ":") {
-			addr = "[" + addr + "]"
-		}
-		r.say("control-listen", place, fmt.Sprintf("%s:%d", addr, port+offset))
+	return offset
+}
+
+// mapZMQ opens the ZeroMQ sockets that the file names.
+func (p *PushpinCommand) mapZMQ(r *pushpinReader, offset int) {
+	sub := "zmq-sub"
+	if connect, err := decodeBool(r.values["handler/push_in_sub_connect"].text); err == nil && connect {
+		sub = "zmq-sub-connect"
 	}
-	if v := r.values["handler/push_in_http_max_headers_size"]; v.text != "" {
-		n, err := decodeBytes(v.text)
-		if err != nil || n == 0 {
-			r.refuse(v, "want bytes, like 10000")
+	for _, s := range []struct{ name, key string }{
+		{"push_in_spec", "zmq-pull"}, {"push_in_sub_spec", sub}, {"push_in_sub_specs", sub}, {"command_spec", "zmq-command"},
+	} {
+		v := r.values["handler/"+s.name]
+		if v.text == "" {
+			continue
 		}
-		p.PublishHeaderBytes = n
+		endpoints := []string{v.text}
+		if findSetting(s.key).list {
+			endpoints = v.items
+		}
+		for i, endpoint := range endpoints {
+			addr, ok := zmqAddress(endpoint)
+			host, port, err := net.SplitHostPort(addr)
+			n, notPort := strconv.ParseUint(port, 10, 16)
+			if ok && offset > 0 && s.key != "zmq-sub-connect" && err == nil && notPort == nil {
+				endpoints[i] = "tcp://" + net.JoinHostPort(host, strconv.Itoa(int(n)+offset))
+			}
+		}
+		r.say(s.key, v, endpoints...)
 	}
 }
 

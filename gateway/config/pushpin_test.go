@@ -144,11 +144,14 @@ func TestTheFileOfTheFastlyCLIIsServed(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
 	}
+	if zmq := append(append(p.ZMQPull, p.ZMQSub...), p.ZMQCommand); !reflect.DeepEqual(zmq, []string{"tcp://127.0.0.1:5562", "tcp://127.0.0.1:5563", "tcp://127.0.0.1:5564"}) {
+		t.Errorf("got %v for ZeroMQ", zmq)
+	}
 	warnings := p.Warnings()
 	if len(warnings) != 2 { // the second: whoever reaches 0.0.0.0:5561 can publish
 		t.Fatalf("got %d warnings, want 2:\n%v", len(warnings), warnings)
 	}
-	for _, name := range []string{"push_in_spec", "command_spec", "message_rate", "id_cache_ttl", "services", "sockjs_url", "logdir"} {
+	for _, name := range []string{"message_rate", "id_cache_ttl", "services", "sockjs_url", "logdir"} {
 		if !strings.Contains(warnings[0].Error(), name) {
 			t.Errorf("the warning does not name %s: %v", name, warnings[0])
 		}
@@ -198,6 +201,8 @@ func TestPushpinKeysBecomeSettings(t *testing.T) {
 		{"--id takes the place of port_offset", "[global]\nport_offset=100", []string{"--id", "3"},
 			func(p *config.PushpinCommand) any { return p.ControlListen }, "127.0.0.1:5591"},
 		{"publishing can be off", "[handler]\npush_in_http_port=", nil, func(p *config.PushpinCommand) any { return p.ControlListen }, ""},
+		{"a publisher to connect to", "[handler]\npush_in_sub_specs=tcp://a:1,tcp://b:2\npush_in_sub_connect=true", nil, func(p *config.PushpinCommand) any { return strings.Join(p.ZMQSubConnect, " ") }, "tcp://a:1 tcp://b:2"},
+		{"ZeroMQ of a further instance", "[handler]\npush_in_spec=tcp://*:5560", []string{"--id=2"}, func(p *config.PushpinCommand) any { return p.ZMQPull[0] }, "tcp://:5580"},
 		{"publishing on IPv6", "[handler]\npush_in_http_addr=::1", nil, func(p *config.PushpinCommand) any { return p.ControlListen }, "[::1]:5561"},
 		{"forwarding rules are a list", "[proxy]\nx_forwarded_for=\"truncate:0,append\"", nil,
 			func(p *config.PushpinCommand) any { return p.XForwardedFor }, []string{"truncate:0", "append"}},
@@ -285,11 +290,11 @@ no_such_key=1
 message_rate=1
 sockjs_url=
 [handler]
-push_in_spec=tcp://127.0.0.1:5560
+stats_format=json
 message_hwm=25000
 `)
 	want := filepath.Join(dir, "pushpin.conf") + ": unknown keys: proxy/no_such_key, proxy/message_rate (did you mean handler/message_rate?); " +
-		"not supported yet: push_in_spec; without meaning here: rundir, message_hwm"
+		"not supported yet: stats_format; without meaning here: rundir, message_hwm"
 	if got := p.Warnings().Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

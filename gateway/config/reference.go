@@ -43,6 +43,8 @@ func (s *setting) word() string {
 		word = "rule"
 	case "nats", "peer":
 		word = "URL"
+	case "zmq":
+		word = "endpoint"
 	case "bytes":
 		word = "size"
 	case "token":

@@ -137,6 +137,8 @@ func (s *setting) decode(text string) (any, error) {
 		return URL(text), nil
 	case "peer":
 		return decodePeer(text)
+	case "zmq":
+		return text, checkEndpoint(text)
 	case "forwarded":
 		return text, checkForwarded(text)
 	}
@@ -278,6 +280,28 @@ func decodePeer(text string) (URL, error) {
 		return "", fmt.Errorf("want host and port of the other node's nats-cluster-listen, like nats-route://node-a:6222")
 	}
 	return URL(text), nil
+}
+
+// checkEndpoint accepts what a ZeroMQ socket can be bound or connected to.
+func checkEndpoint(text string) error {
+	const like = `like "tcp://127.0.0.1:5560" or "ipc:///run/gripway/pull"`
+	if path, ok := strings.CutPrefix(text, "ipc://"); ok && path != "" || text == "" {
+		return nil
+	}
+	addr, ok := zmqAddress(text)
+	if !ok {
+		return fmt.Errorf("want an endpoint %s", like)
+	}
+	if err := checkAddress(addr); err != nil {
+		return fmt.Errorf("want host and port, %s; host * is all addresses", like)
+	}
+	return nil
+}
+
+// zmqAddress is the host and port of an endpoint, ok false for one without.
+func zmqAddress(endpoint string) (addr string, ok bool) {
+	addr, ok = strings.CutPrefix(endpoint, "tcp://")
+	return strings.TrimPrefix(addr, "*"), ok
 }
 
 func checkForwarded(rule string) error {

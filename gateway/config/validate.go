@@ -16,7 +16,7 @@ import (
 func (c *Config) Validate() Problems {
 	problems := append(Problems(nil), c.unread...)
 	for _, check := range []func() Problems{
-		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkNATS, c.checkRest,
+		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkNATS, c.checkZMQ, c.checkRest,
 	} {
 		problems = append(problems, check()...)
 	}
@@ -34,6 +34,12 @@ func (c *Config) Warnings() Problems {
 		host, _, err := net.SplitHostPort(open.addr)
 		if err == nil && !loopback(host) {
 			warnings = append(warnings, c.problem(open.key, open.addr, open.what))
+		}
+	}
+	for _, open := range c.zmqBound() {
+		host, _, err := net.SplitHostPort(open.addr)
+		if err == nil && !loopback(host) {
+			warnings = append(warnings, c.problem(open.key, open.addr, "whoever reaches this address can publish: it asks for no password"))
 		}
 	}
 	for i := range min(len(c.TLSCert), len(c.TLSKey)) {
@@ -90,6 +96,9 @@ func (c *Config) checkListeners() Problems {
 	add("control-listen", c.ControlListen)
 	add("nats-listen", c.NATSListen)
 	add("nats-cluster-listen", c.NATSClusterListen)
+	for _, open := range c.zmqBound() {
+		add(open.key, open.addr)
+	}
 	return problems
 }
 
@@ -196,6 +205,39 @@ func (c *Config) checkNATS() Problems {
 	}
 	if c.NATSClusterName == "" && c.said("nats-cluster-name") {
 		problems = append(problems, c.problem("nats-cluster-name", "", "want a name"))
+	}
+	return problems
+}
+
+// zmqPort is an address that a ZeroMQ socket is bound to.
+type zmqPort struct{ key, addr string }
+
+// zmqBound are those that have a port.
+func (c *Config) zmqBound() []zmqPort {
+	var all []zmqPort
+	add := func(key string, endpoints ...string) {
+		for _, endpoint := range endpoints {
+			if addr, ok := zmqAddress(endpoint); ok {
+				all = append(all, zmqPort{key, addr})
+			}
+		}
+	}
+	add("zmq-pull", c.ZMQPull...)
+	add("zmq-sub", c.ZMQSub...)
+	add("zmq-command", c.ZMQCommand)
+	return all
+}
+
+func (c *Config) checkZMQ() Problems {
+	var problems Problems
+	for _, endpoint := range c.ZMQSubConnect {
+		addr, ok := zmqAddress(endpoint)
+		if !ok {
+			continue
+		}
+		if host, port, err := net.SplitHostPort(addr); err == nil && (host == "" || port == "0") {
+			problems = append(problems, c.problem("zmq-sub-connect", endpoint, "want the publisher's host and port, like tcp://127.0.0.1:5562"))
+		}
 	}
 	return problems
 }

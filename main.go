@@ -32,7 +32,9 @@ import (
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/gateway/zmq"
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
 	"github.com/gripway/gripway/pubsub/natsbus"
 )
 
@@ -119,8 +121,14 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	}
 	defer bus.Close()
 	watchBus(registry, bus)
+	intake, err := zmq.New(zmq.Options{
+		Bus: bus, Pull: c.ZMQPull, Sub: c.ZMQSub, SubConnect: c.ZMQSubConnect, Command: c.ZMQCommand, Metrics: registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
 
-	g, err := gateway.New(gatewayOptions(c, bus, registry, log))
+	g, err := gateway.New(gatewayOptions(c, intake.Bus(), registry, log))
 	if err != nil {
 		return err
 	}
@@ -163,7 +171,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	defer stopWatching()
 
 	api := control.New(control.Options{
-		Bus: bus, Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
+		Bus: intake.Bus(), Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
 		Ready: func() error {
 			if ctx.Err() != nil {
 				return errors.New("draining")
@@ -174,9 +182,16 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 			return nil
 		},
 	})
+	if err := intake.Start(zmq.Actions{Recover: g.Recover}); err != nil {
+		return err
+	}
+	defer intake.Close()
 	servers := startServers(c, listeners, g, api, log)
 	for _, line := range listeners.lines(bus) {
 		fmt.Println(line)
+	}
+	for _, endpoint := range intake.Endpoints() {
+		fmt.Printf("listening for ZeroMQ on %s (%s)\n", endpoint.URL, endpoint.Socket)
 	}
 	fmt.Println("ready")
 	pushpin.started()
@@ -239,7 +254,7 @@ func watchBus(registry *metrics.Registry, bus *natsbus.Bus) {
 	}
 }
 
-func gatewayOptions(c *config.Config, bus *natsbus.Bus, registry *metrics.Registry, log *slog.Logger) gateway.Options {
+func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry, log *slog.Logger) gateway.Options {
 	options := gateway.Options{
 		Bus:                   bus,
 		AcceptPushpinRoute:    c.AcceptPushpinRoute,

@@ -11,3 +11,19 @@ func ReadText(path string, data []byte) Problems {
 	c.setAll(said)
 	return c.unread
 }
+
+// INIValue is what ParseINI found.
+type INIValue struct {
+	Text string
+	Line int
+}
+
+// ParseINI is the reader of pushpin.conf alone.
+func ParseINI(path string, data []byte) (map[string]INIValue, Problems) {
+	said, problems := parseINI(path, data)
+	values := make(map[string]INIValue)
+	for key, v := range said {
+		values[key] = INIValue{v.text, v.line}
+	}
+	return values, problems
+}

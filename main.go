@@ -128,7 +128,13 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		return err
 	}
 
-	g, err := gateway.New(gatewayOptions(c, intake.Bus(), registry, log))
+	network := origin.NewNetwork(origin.NetworkOptions{Metrics: registry, Log: log})
+	options := gatewayOptions(c, intake.Bus(), registry, log)
+	options.Network = network
+	if options.LinkRules, err = newRules(c, config.Route{}); err != nil {
+		return err
+	}
+	g, err := gateway.New(options)
 	if err != nil {
 		return err
 	}
@@ -146,6 +152,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	}
 	defer stopMetrics()
 
+	hello := func() {}
 	if newDemo != nil {
 		d, err := newDemo(demo.Options{Log: log, ControlAddr: addr(listeners.control), Bus: bus})
 		if err != nil {
@@ -156,10 +163,10 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		if c.Route, _ = config.ParseRoutes("demo", line); len(c.Route) == 0 {
 			return fmt.Errorf("demo: route %q is refused", line)
 		}
-		defer d.Hello(os.Stdout, addr(listeners.clients[0].Listener), addr(listeners.control))
+		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), addr(listeners.control)) }
 	}
 
-	routes := &routes{config: c, gateway: g, network: origin.NewNetwork(origin.NetworkOptions{Metrics: registry, Log: log}), log: log}
+	routes := &routes{config: c, gateway: g, network: network, log: log}
 	if err := routes.load(); err != nil {
 		return err
 	}
@@ -194,6 +201,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		fmt.Printf("listening for ZeroMQ on %s (%s)\n", endpoint.URL, endpoint.Socket)
 	}
 	fmt.Println("ready")
+	hello()
 	pushpin.started()
 
 	select {
@@ -267,6 +275,8 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 		Subscriptions:         c.SubscriptionsPerConnection,
 		TimeoutMin:            c.ResponseTimeoutMin,
 		Linger:                c.SubscriptionLinger,
+		MessageWait:           c.MessageWait,
+		IDTTL:                 c.IDTTL,
 		Metrics:               registry,
 		Log:                   log,
 	}
@@ -275,6 +285,9 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 	}
 	if options.Linger == 0 {
 		options.Linger = -1
+	}
+	if options.IDTTL == 0 {
+		options.IDTTL = -1
 	}
 	return options
 }
@@ -334,8 +347,8 @@ func (r *routes) set(fromFile []config.Route) error {
 	return nil
 }
 
-// newRoute makes a route of its line.
-func newRoute(c *config.Config, line config.Route, network *origin.Network) (*gateway.Route, error) {
+// newRules makes the rules of a route's line for requests to its origin.
+func newRules(c *config.Config, line config.Route) (*origin.Rules, error) {
 	rules := &origin.Rules{
 		AsHost: line.AsHost, PathBeg: line.PathBeg, PathRem: line.PathRem, ReplaceBeg: line.ReplaceBeg,
 		Header: line.Header, OrigHeaders: line.OrigHeaders, NoGrip: line.NoGrip, Feature: gateway.Feature,
@@ -368,7 +381,15 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 	if !upstream.IsZero() {
 		rules.Verifier = grip.NewVerifier("", upstream).Verify
 	}
+	return rules, nil
+}
 
+// newRoute makes a route of its line.
+func newRoute(c *config.Config, line config.Route, network *origin.Network) (*gateway.Route, error) {
+	rules, err := newRules(c, line)
+	if err != nil {
+		return nil, err
+	}
 	route := &gateway.Route{
 		ID: line.ID, Domain: line.Domain, PathBeg: line.PathBeg, Proto: line.Proto, TLS: line.SSL,
 		Prefix: line.Prefix, Debug: c.Debug || line.Debug, NoGrip: line.NoGrip, Rules: rules,
@@ -377,7 +398,7 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 	for i, target := range line.Targets {
 		// How clients are held is the route's matter, and its first target says it.
 		if i == 0 {
-			route.OverHTTP, route.OneEvent = target.OverHTTP || target.Test, target.OneEvent
+			route.OverHTTP, route.OneEvent, route.Untrusted = target.OverHTTP || target.Test, target.OneEvent, target.Untrusted
 		}
 		for _, channel := range target.Sub {
 			if !slices.Contains(route.Channels, channel) {
@@ -531,8 +552,10 @@ func addr(l net.Listener) string {
 
 // servers are the HTTP servers at the listeners.
 type servers struct {
-	all    []*http.Server
-	failed chan error // takes the first that fails
+	all     []*http.Server
+	control *http.Server // one of all; nil without
+	waiting wire.Waiting
+	failed  chan error // takes the first that fails
 }
 
 func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog.Logger) *servers {
@@ -560,6 +583,7 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog
 		server := &http.Server{
 			Handler: g, Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
 			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
+			ConnState:   s.waiting.State,
 			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
 		}
 		if client.tls {
@@ -571,29 +595,40 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog
 		start(server, func() error { return server.Serve(client) })
 	}
 	if l.control != nil {
-		server := &http.Server{Handler: api, MaxHeaderBytes: l.headerBytes}
-		start(server, func() error { return server.Serve(l.control) })
+		s.control = &http.Server{Handler: api, MaxHeaderBytes: l.headerBytes}
+		start(s.control, func() error { return s.control.Serve(l.control) })
 	}
 	return s
 }
 
-// drain ends what runs: first clients stop coming, then those that are held are
-// told, then requests in progress end.
+// drain ends what runs: clients stop coming, those that are held are told,
+// requests in progress end, and publishers may go on until then.
 func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Control, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
 	defer cancel()
 	log.Info("draining", "held", g.Held(), "timeout", c.DrainTimeout)
 	var wg sync.WaitGroup
-	api.Close()
-	for _, server := range s.all {
+	shutdown := func(server *http.Server) {
 		wg.Go(func() {
 			if server.Shutdown(ctx) != nil {
 				server.Close()
 			}
 		})
 	}
+	for _, server := range s.all {
+		if server != s.control {
+			shutdown(server)
+		}
+	}
+	s.waiting.Close()
 	if err := g.Drain(ctx); err != nil {
 		log.Warn("clients had to be dropped", "error", err)
+	}
+	wg.Wait()
+	// Last, since an origin may publish that a client has left.
+	api.Close()
+	if s.control != nil {
+		shutdown(s.control)
 	}
 	wg.Wait()
 	return nil

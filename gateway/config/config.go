@@ -34,6 +34,8 @@ type Config struct {
 	ResponseTimeoutMin        time.Duration `name:"response-timeout-min" kind:"duration" def:"0s" placeholder:"DURATION" group:"hold" help:"Shortest time a response is held, whatever Grip-Timeout says. Pushpin never holds for less than 5s; set that if an origin relies on it."`
 	UpdateOnFirstSubscription bool          `name:"update-on-first-subscription" kind:"bool" def:"true" negatable:"" group:"hold" help:"Ask the origin again once the first subscription of a channel stands, so that nothing published meanwhile is missed."`
 	SubscriptionLinger        time.Duration `name:"subscription-linger" kind:"duration" def:"60s" placeholder:"DURATION" group:"hold" help:"How long a channel stays subscribed after its last held response has gone."`
+	MessageWait               time.Duration `name:"message-wait" kind:"duration" def:"5s" placeholder:"DURATION" group:"hold" help:"How long an item waits for the one that its prev-id names."`
+	IDTTL                     time.Duration `name:"id-ttl" kind:"duration" def:"60s" placeholder:"DURATION" group:"hold" help:"How long an item's id is remembered, so that the same item sent again is dropped; 0s for not at all."`
 	WebSocketCompression      bool          `name:"websocket-compression" kind:"bool" def:"false" negatable:"" group:"hold" help:"Offer permessage-deflate to WebSocket clients."`
 	DrainTimeout              time.Duration `name:"drain-timeout" kind:"duration" def:"10s" placeholder:"DURATION" group:"hold" help:"After SIGTERM, how long clients are given to finish or move on before they are closed."`
 

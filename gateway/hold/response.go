@@ -40,6 +40,7 @@ type response struct {
 	call   Call   // W is only used without conn
 	gone   func() // tells the origin of the end; nil if it does not want to know
 	timer  *wire.Timer
+	since  time.Time // when the client began to be held
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -60,7 +61,7 @@ func (k *Keeper) serveResponse(call Call) {
 		k.log.Debug("response hold", "route", call.Route, "error", err)
 		return
 	}
-	s := &response{keeper: k, client: c, call: call, stored: call.Answer, gone: k.gone(&call)}
+	s := &response{keeper: k, client: c, call: call, stored: call.Answer, gone: k.gone(&call), since: time.Now()}
 	loop := 0
 	if c.hijacked != nil {
 		s.conn, err = k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: s, Unread: true, Buffered: c.buffered})
@@ -100,7 +101,8 @@ func (s *response) hold(instruction *grip.Instruction) {
 		s.mu.Unlock()
 		return
 	}
-	s.timer.Set(timeout)
+	// A client waits from its own request on, however often the origin is asked.
+	s.timer.Set(max(timeout-time.Since(s.since), 0))
 	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta).WithIDs(func() map[string]string {
 		ids := make(map[string]string)
 		for _, ch := range instruction.Channels {

@@ -354,7 +354,7 @@ func (s *session) sendToOrigin(events []wsoverhttp.Event) {
 			s.originFailed(ReasonOriginError, err)
 			return
 		}
-		if try == retriesMax || s.keeper.ctx.Err() != nil {
+		if try == retriesMax || s.keeper.ctx.Err() != nil || s.keeper.isDraining() && s.isGone() {
 			s.originFailed(ReasonUnreachable, err)
 			return
 		}
@@ -368,6 +368,13 @@ func (s *session) sendToOrigin(events []wsoverhttp.Event) {
 		}
 		delay *= 2
 	}
+}
+
+// isGone says whether the client's connection has ended.
+func (s *session) isGone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
 }
 
 // letGo ends a detached client's origin, which has just been told so: what it

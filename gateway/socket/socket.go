@@ -231,6 +231,13 @@ func (k *Keeper) Drain(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// isDraining says whether clients are being told to go.
+func (k *Keeper) isDraining() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.draining
+}
+
 // Len returns how many clients are held.
 func (k *Keeper) Len() int {
 	k.mu.Lock()

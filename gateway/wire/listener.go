@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"sync"
 )
 
@@ -97,6 +98,43 @@ func (l *Listener) back(nc net.Conn) {
 	case l.again <- nc:
 	default:
 		nc.Close() // the server does not keep up; the client connects anew
+	}
+}
+
+// Waiting are connections that have not begun a request. http.Server.Shutdown
+// gives each of them five seconds, also those that were released to be used
+// again. The zero value is ready to use.
+type Waiting struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	closed bool
+}
+
+// State is for http.Server.ConnState.
+func (w *Waiting) State(nc net.Conn, state http.ConnState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if state != http.StateNew {
+		delete(w.conns, nc)
+		return
+	}
+	if w.closed {
+		nc.Close()
+		return
+	}
+	if w.conns == nil {
+		w.conns = make(map[net.Conn]struct{})
+	}
+	w.conns[nc] = struct{}{}
+}
+
+// Close closes them, and those that come later.
+func (w *Waiting) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	for nc := range w.conns {
+		nc.Close()
 	}
 }
 

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/gateway/control"
@@ -23,15 +25,70 @@ const metricsHeaderBytes = 8192
 // servePushpin is the command pushpin: serve, and what only Pushpin has.
 func servePushpin(ctx context.Context, c *config.PushpinCommand) error {
 	p := &pushpin{command: c, log: os.Stderr}
+	// SIGHUP never ends Pushpin, whether it has a routes file to read again or not.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	if c.LogFile != "" {
-		file, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-		if err != nil {
+		file := &logFile{path: c.LogFile}
+		if err := file.open(); err != nil {
 			return fmt.Errorf("--logfile: %w", err)
 		}
-		defer file.Close()
+		defer file.close()
 		p.log = file
+		var reopening sync.WaitGroup
+		ended := make(chan struct{}) // closed before we wait
+		reopening.Go(func() {
+			for {
+				select {
+				case <-hangup:
+					file.open() // if it fails the log goes on where it was
+				case <-ended:
+					return
+				}
+			}
+		})
+		defer reopening.Wait()
+		defer close(ended)
 	}
 	return serve(ctx, &c.Config, nil, p)
+}
+
+// logFile is a file that may be moved away and opened anew. It may be used
+// concurrently.
+type logFile struct {
+	path string
+
+	// Guarded by mu.
+	mu   sync.Mutex
+	file *os.File
+}
+
+// open opens the file that has the name now.
+func (f *logFile) open() error {
+	file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.file != nil {
+		f.file.Close()
+	}
+	f.file = file
+	return nil
+}
+
+func (f *logFile) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.file.Close()
+}
+
+func (f *logFile) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.file.Write(b)
 }
 
 // pushpin is what the command pushpin adds to serve; nil is serve itself.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ var peerKeys = map[string]string{
 	"--accept-pushpin-route": "accept_pushpin_route",
 	"--auto-cross-origin":    "auto_cross_origin",
 	"--debug":                "debug",
+	"--zmq-pull":             "push_in_spec",
+	"--zmq-sub":              "push_in_sub_specs",
+	"--zmq-command":          "command_spec",
 }
 
 // preparePeer writes a configuration of Pushpin that says what the flags say.
@@ -111,14 +115,14 @@ auto_cross_origin=%[10]s
 debug=%[11]s
 set_x_forwarded_protocol=proto-only
 [handler]
-push_in_spec=ipc://%[1]s/pull
-push_in_sub_specs=ipc://%[1]s/sub
+push_in_spec=%[12]s
+push_in_sub_specs=%[13]s
 push_in_http_addr=127.0.0.1
 push_in_http_port=%[5]s
 push_in_http_max_headers_size=10000
 push_in_http_max_body_size=1000000
 stats_spec=ipc://%[1]s/stats
-command_spec=ipc://%[1]s/command
+command_spec=%[14]s
 message_rate=2500
 message_hwm=25000
 message_wait=5000
@@ -126,7 +130,9 @@ id_cache_ttl=60
 connection_subscription_max=20
 subscription_linger=60
 `, dir, port, secure, routes, controlPort,
-		keys["sig_iss"], keys["sig_key"], keys["upstream_key"], keys["accept_pushpin_route"], keys["auto_cross_origin"], keys["debug"])
+		keys["sig_iss"], keys["sig_key"], keys["upstream_key"], keys["accept_pushpin_route"], keys["auto_cross_origin"], keys["debug"],
+		cmp.Or(keys["push_in_spec"], "ipc://"+dir+"/pull"), cmp.Or(keys["push_in_sub_specs"], "ipc://"+dir+"/sub"),
+		cmp.Or(keys["command_spec"], "ipc://"+dir+"/command"))
 	path := filepath.Join(dir, "pushpin.conf")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err

@@ -88,8 +88,8 @@ func Args(argv []string) []string {
 
 // pushpinSetting is how a key of pushpin.conf becomes a setting.
 type pushpinSetting struct {
-	key     string
-	seconds bool // the value is a number of them
+	key  string
+	unit string // of a number that is a duration
 }
 
 // pushpinSettings are the keys that are settings here, by section/name.
@@ -111,7 +111,9 @@ var pushpinSettings = map[string]pushpinSetting{
 	"proxy/upstream_key":                   {key: "upstream-key"},
 	"handler/push_in_http_max_body_size":   {key: "publish-body-bytes"},
 	"handler/connection_subscription_max":  {key: "subscriptions-per-connection"},
-	"handler/subscription_linger":          {key: "subscription-linger", seconds: true},
+	"handler/subscription_linger":          {key: "subscription-linger", unit: "s"},
+	"handler/message_wait":                 {key: "message-wait", unit: "ms"},
+	"handler/id_cache_ttl":                 {key: "id-ttl", unit: "s"},
 	"handler/update_on_first_subscription": {key: "update-on-first-subscription"},
 }
 
@@ -143,7 +145,7 @@ const pushpinMissing = " global/stats_connection_ttl global/stats_connection_sen
 	" proxy/stats_connections_max_ttl proxy/stats_report_interval proxy/stats_spec" +
 	" handler/stats_spec handler/state_spec handler/stats_subscription_ttl" +
 	" handler/stats_report_interval handler/stats_format" +
-	" handler/message_block_size handler/message_wait handler/id_cache_ttl handler/share_all "
+	" handler/message_block_size handler/share_all "
 
 // among tells whether key is one of the words of list.
 func among(list, key string) bool { return strings.Contains(list, " "+key+" ") }
@@ -266,12 +268,12 @@ func (p *PushpinCommand) mapKeys(r *pushpinReader) {
 		if !ok || v.text == "" { // empty is as if absent for all of them
 			continue
 		}
-		if s.seconds {
+		if s.unit != "" {
 			if _, err := decodeCount(v.text); err != nil {
-				r.refuse(v, "want a whole number of seconds")
+				r.refuse(v, "want a whole number, of "+s.unit)
 				continue
 			}
-			v.text += "s"
+			v.text += s.unit
 		}
 		to := findSetting(s.key)
 		switch to.kind {

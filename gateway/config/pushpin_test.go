@@ -151,7 +151,7 @@ func TestTheFileOfTheFastlyCLIIsServed(t *testing.T) {
 	if len(warnings) != 2 { // the second: whoever reaches 0.0.0.0:5561 can publish
 		t.Fatalf("got %d warnings, want 2:\n%v", len(warnings), warnings)
 	}
-	for _, name := range []string{"message_rate", "id_cache_ttl", "services", "sockjs_url", "logdir"} {
+	for _, name := range []string{"message_rate", "services", "sockjs_url", "logdir"} {
 		if !strings.Contains(warnings[0].Error(), name) {
 			t.Errorf("the warning does not name %s: %v", name, warnings[0])
 		}
@@ -209,6 +209,8 @@ func TestPushpinKeysBecomeSettings(t *testing.T) {
 		{"forwarding rules without quotes", "[proxy]\nx_forwarded_for=truncate:0,append", nil,
 			func(p *config.PushpinCommand) any { return p.XForwardedFor }, []string{"truncate:0", "append"}},
 		{"seconds", "[handler]\nsubscription_linger=5", nil, func(p *config.PushpinCommand) any { return p.SubscriptionLinger }, 5 * time.Second},
+		{"seconds of ids", "[handler]\nid_cache_ttl=0", nil, func(p *config.PushpinCommand) any { return p.IDTTL }, time.Duration(0)},
+		{"milliseconds", "[handler]\nmessage_wait=250", nil, func(p *config.PushpinCommand) any { return p.MessageWait }, 250 * time.Millisecond},
 		{"compression", "[runner]\nallow_compression=true", nil, func(p *config.PushpinCommand) any { return p.WebSocketCompression }, true},
 		{"a name for CDN-Loop", "[proxy]\ncdn_loop=edge", nil, func(p *config.PushpinCommand) any { return p.CDNLoop }, "edge"},
 		{"levels: fewer", "[runner]\nlog_level=0", nil, func(p *config.PushpinCommand) any { return p.LogLevel }, "error"},
@@ -245,7 +247,7 @@ func TestWrongValuesOfPushpinConfAreNamedWithTheirLine(t *testing.T) {
 		{"a number", "[runner]\n\nclient_maxconn=many", `pushpin.conf:3: client_maxconn "many": want a whole number`},
 		{"a port", "[runner]\nhttp_port=http", `pushpin.conf:2: http_port ":http": the port must be a number`},
 		{"a yes", "[proxy]\ndebug=maybe", `pushpin.conf:2: debug "maybe": want true or false`},
-		{"seconds with a unit", "[handler]\nsubscription_linger=60s", `pushpin.conf:2: subscription_linger "60s": want a whole number of seconds`},
+		{"seconds with a unit", "[handler]\nsubscription_linger=60s", `pushpin.conf:2: subscription_linger "60s": want a whole number, of s`},
 		{"not supported yet", "[proxy]\nauto_cross_origin=true", `pushpin.conf:2: auto_cross_origin "true": not supported yet`},
 		{"a port without a certificate", "[runner]\nhttps_ports=443", `pushpin.conf:2: https_ports "443": port 443 has no certificate`},
 		{"a key that is no key, hidden", "[proxy]\nsig_key=base64:!!!", `pushpin.conf:2: sig_key "(hidden)"`},

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/gateway"
+	"github.com/gripway/gripway/gateway/access"
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/gateway/control"
 	"github.com/gripway/gripway/gateway/demo"
@@ -140,6 +141,14 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	}
 	defer g.Close()
 
+	var publishers *access.List // nil: nobody is asked
+	if all := c.Publishers(); len(all) > 0 {
+		if publishers, err = access.New(access.Options{Publishers: all, Log: log}); err != nil {
+			return err
+		}
+		defer publishers.Close()
+	}
+
 	listeners, err := listen(c)
 	if err != nil {
 		return err
@@ -154,7 +163,11 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 
 	hello := func() {}
 	if newDemo != nil {
-		d, err := newDemo(demo.Options{Log: log, ControlAddr: addr(listeners.control), Bus: bus})
+		api := addr(listeners.control)
+		if publishers != nil {
+			api = "" // the demo has no key, and publishes to the bus
+		}
+		d, err := newDemo(demo.Options{Log: log, ControlAddr: api, Bus: bus})
 		if err != nil {
 			return err
 		}
@@ -163,7 +176,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		if c.Route, _ = config.ParseRoutes("demo", line); len(c.Route) == 0 {
 			return fmt.Errorf("demo: route %q is refused", line)
 		}
-		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), addr(listeners.control)) }
+		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), api) }
 	}
 
 	routes := &routes{config: c, gateway: g, network: network, log: log}
@@ -179,6 +192,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 
 	api := control.New(control.Options{
 		Bus: intake.Bus(), Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
+		Access: publishers, LoopbackOpen: c.PublishLoopbackOpen, MetricsKey: c.MetricsAuth, ServiceID: c.ServiceID,
 		Ready: func() error {
 			if ctx.Err() != nil {
 				return errors.New("draining")

@@ -182,6 +182,36 @@ func (p *Publisher) Check() error {
 	return errors.Join(wrong...)
 }
 
+// CheckAll is Check of each, and whether they can be told apart.
+func CheckAll(publishers []Publisher) error {
+	names := make(map[string]bool)
+	shown := make(map[string]string) // what one shows, by kind
+	for i := range publishers {
+		p := &publishers[i]
+		if err := p.Check(); err != nil {
+			return fmt.Errorf("publisher %q: %w", p.Name, err)
+		}
+		if names[p.Name] {
+			return fmt.Errorf("publisher %q: there is another of this name", p.Name)
+		}
+		names[p.Name] = true
+		var shows []string
+		for _, token := range p.Tokens {
+			shows = append(shows, "token "+token)
+		}
+		if p.User != "" {
+			shows = append(shows, "user "+p.User)
+		}
+		for _, what := range shows {
+			if other, ok := shown[what]; ok {
+				return fmt.Errorf("publisher %q: publisher %q has the same token or user", p.Name, other)
+			}
+			shown[what] = p.Name
+		}
+	}
+	return nil
+}
+
 // New returns the list; Close ends it. Sets of keys are read in the background,
 // from https:// URLs, from http:// at a loopback address, or from files; they are
 // read again every ten minutes (files every minute), and once a minute at most
@@ -191,20 +221,13 @@ func New(options Options) (*List, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
+	if err := CheckAll(options.Publishers); err != nil {
+		return nil, err
+	}
 	l := &List{}
-	names := make(map[string]bool)
 	sets := make(map[string]*keySet)
-	shown := make(map[[sha256.Size]byte]string)
 	for i := range options.Publishers {
 		p := &options.Publishers[i]
-		if err := p.Check(); err != nil {
-			return nil, fmt.Errorf("publisher %q: %w", p.Name, err)
-		}
-		if names[p.Name] {
-			return nil, fmt.Errorf("publisher %q: there is another of this name", p.Name)
-		}
-		names[p.Name] = true
-
 		k := &Key{name: p.Name, all: p.Channels == nil, iss: p.Iss}
 		for _, token := range p.Tokens {
 			k.tokens = append(k.tokens, sha256.Sum256([]byte(token)))
@@ -212,12 +235,6 @@ func New(options Options) (*List, error) {
 		if p.User != "" {
 			k.isUser, l.basic = true, true
 			k.user, k.password = sha256.Sum256([]byte(p.User)), sha256.Sum256([]byte(p.Password))
-		}
-		for _, token := range k.credentials() {
-			if other, ok := shown[token]; ok {
-				return nil, fmt.Errorf("publisher %q: publisher %q has the same token or user", p.Name, other)
-			}
-			shown[token] = p.Name
 		}
 		if !p.Key.IsZero() {
 			k.alg, k.verifier = p.Key.Alg(), grip.NewVerifier(p.Iss, p.Key)
@@ -248,15 +265,6 @@ func New(options Options) (*List, error) {
 		l.wg.Go(func() { set.run(ctx) })
 	}
 	return l, nil
-}
-
-// credentials are what tells the key from others: tokens, or the user.
-func (k *Key) credentials() [][sha256.Size]byte {
-	if k.isUser {
-		// Not his token's: a user may be called as another's token reads.
-		return [][sha256.Size]byte{sha256.Sum256(append([]byte("user:"), k.user[:]...))}
-	}
-	return k.tokens
 }
 
 // Close ends the reading of key sets. What was read keeps serving.

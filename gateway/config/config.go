@@ -13,7 +13,13 @@ type Config struct {
 	ListenTLS     []string `name:"listen-tls" kind:"address" placeholder:"ADDRESS" group:"listen" help:"Accept clients here over TLS: HTTP/2 and HTTP/1.1. Needs tls-cert and tls-key."`
 	TLSCert       []string `name:"tls-cert" kind:"file" placeholder:"FILE" group:"listen" help:"PEM certificate chain; repeat for several names, the client's server name chooses."`
 	TLSKey        []string `name:"tls-key" kind:"file" placeholder:"FILE" group:"listen" help:"PEM private key; the first belongs to the first tls-cert, and so on."`
-	ControlListen string   `name:"control-listen" kind:"address" def:"127.0.0.1:5561" placeholder:"ADDRESS" group:"listen" help:"Private API: publish, recover, metrics, health. It asks for no password; empty switches the port off."`
+	ControlListen string   `name:"control-listen" kind:"address" def:"127.0.0.1:5561" placeholder:"ADDRESS" group:"listen" help:"Private API: publish, recover, metrics, health. It asks for a key only if there are some; empty switches the port off."`
+
+	PublishKey          []Secret    `name:"publish-key" kind:"secret" placeholder:"KEY" group:"publish" help:"Who has this may use the private API: as a token (Bearer or Fastly-Key), and as the key of a Bearer JWT. Written like sig-key; a key in a file, and one that is not a secret, is for JWTs only."`
+	Publisher           []Publisher `name:"publisher" kind:"publisher" placeholder:"LINE" group:"publish" help:"The same with limits, like 'app,token=…,channels=news.*,rate=100'; in gripway.toml, tables [[publisher]] (see Keys for publishers)."`
+	PublishLoopbackOpen bool        `name:"publish-loopback-open" kind:"bool" def:"false" negatable:"" group:"publish" help:"Ask for no key if a request comes from a loopback address and shows none. A proxy on this machine makes all requests such."`
+	MetricsAuth         bool        `name:"metrics-auth" kind:"bool" def:"false" negatable:"" group:"publish" help:"Ask for a key at /metrics as well."`
+	ServiceID           string      `name:"service-id" kind:"token" placeholder:"ID" group:"publish" help:"The only id that /service/ID/publish/ takes. Without it: any."`
 
 	Route              []Route `name:"route" kind:"route" placeholder:"LINE" group:"route" help:"A route as in Pushpin's routes file, like '* localhost:8000,over_http'."`
 	Routes             string  `name:"routes" kind:"file" placeholder:"FILE" group:"route" help:"A file of routes; it is watched, and read again when it changes or on SIGHUP."`
@@ -74,6 +80,7 @@ type Config struct {
 // groups are the headings of the settings, in the order they are shown.
 var groups = []struct{ key, title string }{
 	{"listen", "Listening"},
+	{"publish", "Who may publish"},
 	{"route", "Routes"},
 	{"sign", "Signing"},
 	{"forward", "What origins are told"},

@@ -98,6 +98,8 @@ func sample(t *testing.T, field reflect.StructField) (text, toml string) {
 		return quoted("/etc/hostname")
 	case "route":
 		return quoted("example.com,path_beg=/x localhost:1,over_http")
+	case "publisher":
+		return quoted("app,token=x,channels=news.*,channels=b,rate=0.5,burst=3")
 	case "secret", "text", "token":
 		return quoted("other")
 	case "zmq":
@@ -144,6 +146,11 @@ func TestEverySettingIsAFlagAVariableAndAKey(t *testing.T) {
 				routes, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Route)
 				if routes != nil {
 					return routes[0].Line
+				}
+				publishers, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Publisher)
+				if publishers != nil {
+
+					return fmt.Sprintf("%s %s %q", publishers[0], publishers[0].Token.Reveal(), publishers[0].Channels)
 				}
 				return reflect.ValueOf(c.Config).FieldByName(field.Name).Interface()
 			}
@@ -296,7 +303,7 @@ holds-max = 3
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
-		at(17)+`: unknown table [limits]: the only tables are [[route]] and [[route.target]]; all other keys stand before them`,
+		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]] and [[publisher]]; all other keys stand before them`,
 		at(4)+`: unknown key "lissten"; did you mean listen?`,
 		at(8)+`: sig-iss: want one value, not a list`,
 		at(15)+`: unknown key "max-things"`,
@@ -360,6 +367,8 @@ sig-key = "`+secret+`"
 route = ["*,sig_key=`+secret+`,header=\"Authorization: `+secret+`\" localhost:1", "*,sig_key=base64:`+secret+`%,x=`+secret+`\" localhost:1", "b.test,sig_key=`+secret+` bad"]
 `)
 	c := parse(t, []string{"GRIPWAY_UPSTREAM_KEY=base64:%" + secret}, "--config", path,
+		"--publish-key", secret, "--publish-key", "base64:%"+secret, "--publisher", "a,token="+secret, "--publisher", "b,user=me,password="+secret,
+		"--publisher", "c,jwt-key="+secret+",burst=x", "--publisher", "d,iss=x,jwks=https://h/?key="+secret, "--publisher", "e,token="+secret+" x",
 		"--nats", "nats://me:"+secret+"@host:4222,nats://"+secret+"@other:4222", "--nats-peer", "http://me:"+secret+"@host")
 	problems := c.Validate()
 	if len(problems) == 0 {

@@ -52,6 +52,20 @@
 // with the place where it was said; the order of flag, environment, file and
 // default is the same, the defaults are Pushpin's.
 //
+// # Publishers
+//
+// A publisher is a table in gripway.toml, or a line of the same options: the name
+// first, the others by commas.
+//
+//	[[publisher]]
+//	name = "newsroom"
+//	token = "…"                      # or jwt-key and perhaps iss, or jwks and iss, or user and password
+//	channels = ["news.*", "room-?"]  # absent: all; [] (in a line, channels alone): none
+//	rate = 100                       # items a second
+//	burst = 500
+//
+//	newsroom,token=…,channels=news.*,channels=room-?,rate=100,burst=500
+//
 // # Looks wrong, is not
 //
 //   - Validate is not called Validate() error: that would make the command line

@@ -104,8 +104,8 @@ func unknownKey(key string) string {
 	return fmt.Sprintf("unknown key %q%s", key, didYouMean(key, names))
 }
 
-// parseTOML reads the fields at the root. Tables [[route]] come as fields called
-// route; every other table is a problem.
+// parseTOML reads the fields at the root. Tables [[route]] and [[publisher]] come
+// as fields called so; every other table is a problem.
 func parseTOML(path string, data []byte) ([]field, Problems) {
 	// The decoder proper first: it refuses all that is not TOML, keys said
 	// twice among it. The syntax tree after it has the lines, which the decoder
@@ -125,8 +125,8 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		problems Problems
 		lines    = lineCounter{data: data}
 		top      = &value{}
-		tables   *value // of [[route]], once there is one
-		current  = top  // the table that keys belong to
+		tables   = make(map[string]*value) // the lists of [[route]] and [[publisher]], once there is one
+		current  = top                     // the table that keys belong to
 	)
 	p.Reset(data)
 	for p.NextExpression() {
@@ -142,20 +142,20 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		key, line := dotted(e.Key(), &lines)
 		current = &value{kind: unstable.InlineTable, line: line}
 		switch {
-		case e.Kind == unstable.ArrayTable && key == "route":
-			if tables == nil {
-				tables = &value{kind: unstable.Array, line: line}
-				top.fields = append(top.fields, field{key, line, tables})
+		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher"):
+			if tables[key] == nil {
+				tables[key] = &value{kind: unstable.Array, line: line}
+				top.fields = append(top.fields, field{key, line, tables[key]})
 			}
-			tables.items = append(tables.items, current)
-		case e.Kind == unstable.ArrayTable && key == "route.target" && tables != nil:
-			route := tables.items[len(tables.items)-1]
+			tables[key].items = append(tables[key].items, current)
+		case e.Kind == unstable.ArrayTable && key == "route.target" && tables["route"] != nil:
+			route := tables["route"].items[len(tables["route"].items)-1]
 			route.fields = append(route.fields, field{"target", line, current})
-		case key == "route" || key == "route.target":
+		case key == "route" || key == "route.target" || key == "publisher":
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line), What: fmt.Sprintf("want [[%s]], in double brackets", key)})
 		default:
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line),
-				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]] and [[route.target]]; all other keys stand before them", key)})
+				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]] and [[publisher]]; all other keys stand before them", key)})
 		}
 	}
 	return top.fields, problems
@@ -242,7 +242,7 @@ func (s *setting) typeWanted(v *value) string {
 			return ""
 		}
 	case unstable.InlineTable:
-		if s.kind == "route" {
+		if s.isLine() {
 			return ""
 		}
 		return "want one value, not a table"
@@ -342,7 +342,7 @@ func (s *section) add(f field, condition bool) error {
 				// false leaves an option out, but not a mistake in its name.
 				s.options = append(s.options, option{name: f.key, bare: true, line: f.line})
 			}
-		case unstable.String, unstable.Integer:
+		case unstable.String, unstable.Integer, unstable.Float:
 			s.options = append(s.options, option{name: f.key, value: v.text, line: v.line})
 		default:
 			return fmt.Errorf("option %s: want a text, a number, true or false, or a list of texts", f.key)

@@ -351,8 +351,8 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 				continue
 			}
 		}
-		if s.kind == "route" {
-			c.setRoute(s, g, v)
+		if s.isLine() {
+			c.setLine(s, g, v)
 			continue
 		}
 		decoded, err := s.decode(v.text)
@@ -374,8 +374,22 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 	}
 }
 
-func (c *Config) setRoute(s *setting, g given, v *value) {
-	route, wrong := readRoute(v, g.folder())
+// setLine reads a route or a publisher.
+func (c *Config) setLine(s *setting, g given, v *value) {
+	var wrong []error
+	if s.kind == "publisher" {
+		var publisher Publisher
+		if publisher, wrong = readPublisher(v, g.folder()); len(wrong) == 0 {
+			publisher.Where = g.where(s, v.line)
+			c.Publisher = append(c.Publisher, publisher)
+		}
+	} else {
+		var route Route
+		if route, wrong = readRoute(v, g.folder()); len(wrong) == 0 {
+			route.Where = g.where(s, v.line)
+			c.Route = append(c.Route, route)
+		}
+	}
 	for _, err := range wrong {
 		line := v.line
 		var o *optionError
@@ -388,10 +402,6 @@ func (c *Config) setRoute(s *setting, g given, v *value) {
 		}
 		c.unread = append(c.unread, problem)
 	}
-	if len(wrong) == 0 {
-		route.Where = g.where(s, v.line)
-		c.Route = append(c.Route, route)
-	}
 }
 
 // show is the value as a problem may repeat it.
@@ -401,7 +411,7 @@ func (s *setting) show(text string) string {
 		return Secret(text).String()
 	case "nats", "peer":
 		return URL(text).String()
-	case "route":
+	case "route", "publisher":
 		sections, err := parseLine(text)
 		if err != nil {
 			return "" // what is secret in it cannot be told

@@ -270,8 +270,12 @@ func (o option) shown(reveal bool) string {
 		return o.value
 	}
 	switch o.name {
-	case "sig_key":
+	case "sig_key", "token", "jwt-key", "password":
 		return Secret(o.value).String()
+	case "jwks":
+		if strings.Contains(o.value, "://") {
+			return URL(o.value).String()
+		}
 	case "header":
 		name, _, _ := strings.Cut(o.value, ":")
 		return name + ": " + hidden

@@ -53,21 +53,26 @@ func (s *setting) env() string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, "-", "_"))
 }
 
-// split divides a list that was said in one text. Routes contain commas, and
-// so do names of files that are given one by one.
+// split divides a list that was said in one text. Routes, publishers and keys
+// contain commas, and so do names of files that are given one by one.
 func (s *setting) split(text string, fromEnv bool) []string {
 	switch {
 	case text == "":
 		return nil
 	case !s.list:
 		return []string{text}
-	case s.kind == "route" && fromEnv:
+	case s.isLine() && fromEnv:
 		return splitOutsideQuotes(text, ";\n")
-	case s.kind == "route", s.kind == "file" && !fromEnv:
+	case s.kind == "secret" && fromEnv: // PEM has lines, JWK has commas
+		return splitOutsideQuotes(text, ";")
+	case s.isLine(), s.kind == "secret", s.kind == "file" && !fromEnv:
 		return []string{text}
 	}
 	return splitOutsideQuotes(text, ",\n")
 }
+
+// isLine tells whether a value is a line with options, or a table.
+func (s *setting) isLine() bool { return s.kind == "route" || s.kind == "publisher" }
 
 // splitOutsideQuotes cuts text at any of the separators, except within "…",
 // trims the pieces and leaves out empty ones.

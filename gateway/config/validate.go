@@ -16,7 +16,7 @@ import (
 func (c *Config) Validate() Problems {
 	problems := append(Problems(nil), c.unread...)
 	for _, check := range []func() Problems{
-		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkNATS, c.checkZMQ, c.checkRest,
+		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkPublishers, c.checkNATS, c.checkZMQ, c.checkRest,
 	} {
 		problems = append(problems, check()...)
 	}
@@ -27,11 +27,14 @@ func (c *Config) Validate() Problems {
 func (c *Config) Warnings() Problems {
 	warnings := append(Problems(nil), c.warned...)
 	for _, open := range []struct{ key, addr, what string }{
-		{"control-listen", c.ControlListen, "whoever reaches this address can publish: it asks for no password"},
+		{"control-listen", c.ControlListen, "whoever reaches this address can publish: it asks for no password; publish-key or publisher would have it ask"},
 		{"nats-listen", c.NATSListen, "whoever reaches this address can publish and listen: it asks for no password"},
 		{"nats-cluster-listen", c.NATSClusterListen, "whoever reaches this address can join the cluster: keep it within a private network"},
 	} {
 		host, _, err := net.SplitHostPort(open.addr)
+		if open.key == "control-listen" && len(c.Publisher)+len(c.PublishKey) > 0 {
+			continue
+		}
 		if err == nil && !loopback(host) {
 			warnings = append(warnings, c.problem(open.key, open.addr, open.what))
 		}

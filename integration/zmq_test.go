@@ -35,13 +35,13 @@ func (s *script) zmqSend(w *words, neg bool) error {
 	return z.Send(w.parts()...)
 }
 
-// zmq-expect NAME PART… | has C… | silent D
+// zmq-expect NAME PART… | until PART… | has C… | silent D
 func (s *script) zmqExpect(w *words, neg bool) error {
 	z := party[*harness.ZMQ](s, w, w.next("the socket"))
 	if w.skip("silent") {
 		return silent(&z.Seen, w.duration("how long"))
 	}
-	has := w.skip("has")
+	has, until := w.skip("has"), w.skip("until")
 	want := w.parts()
 	fits := func(got [][]byte) bool {
 		if !has {
@@ -55,6 +55,9 @@ func (s *script) zmqExpect(w *words, neg bool) error {
 			pending = slices.DeleteFunc(pending, func(seen harness.Seen[[][]byte]) bool {
 				return bytes.HasSuffix(seen.What[0], []byte("harness-ready"))
 			})
+		}
+		for until && len(pending) > 0 && !fits(pending[0].What) {
+			pending = pending[1:]
 		}
 		if len(pending) == 0 {
 			return pending, false, nil

@@ -356,3 +356,54 @@ func BenchmarkAdmit(b *testing.B) {
 		})
 	}
 }
+
+// Whatever is shown, the answer is an error that has a name, or the owner.
+func FuzzAdmit(f *testing.F) {
+	k, _ := grip.ParseKey("secret", "")
+	// The same in every process of the fuzzer.
+	token, _ := grip.NewSigner("realm", k).Sign(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
+	l, err := access.New(access.Options{Publishers: []access.Publisher{
+		{Name: "token", Tokens: []string{"s3cret"}}, {Name: "realm", Key: k, Iss: "realm"}, {Name: "user", User: "me", Password: "pw"},
+		{Name: "set", JWKS: "access_test.go", Iss: "set"}, // which has no keys
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(l.Close)
+	for _, seed := range []string{"Bearer s3cret", "Basic bWU6cHc=", "Basic b'eDp5'", "Bearer " + token, "Bearer eyJhbGciOiJub25lIn0.e30.", ""} {
+		f.Add(seed, "")
+		f.Add("", seed)
+	}
+	f.Fuzz(func(t *testing.T, authorization, fastly string) {
+		r := request()
+		r.Header["Authorization"], r.Header["Fastly-Key"] = []string{authorization}, []string{fastly}
+		key, err := l.Admit(r)
+		if err == nil {
+			switch _, rest, _ := strings.Cut(strings.TrimSpace(authorization), " "); {
+			case key.Name() == "token" && (strings.TrimSpace(rest) == "s3cret" || strings.TrimSpace(fastly) == "s3cret"):
+			case key.Name() == "realm" && strings.HasPrefix(strings.TrimSpace(rest), token[:len(token)-1]):
+			case key.Name() == "user" && strings.HasPrefix(strings.TrimSpace(rest), "bWU6cH"): // the last character has bits that do not count
+			default:
+				t.Errorf("%q, %q: got %q", authorization, fastly, key.Name())
+			}
+			return
+		}
+		for _, known := range []error{
+			access.ErrMissing, access.ErrMalformed, access.ErrTooLong, access.ErrUnknown, access.ErrExpired, access.ErrNoExpiry, access.ErrKeysAway,
+		} {
+			if err == known {
+				return
+			}
+		}
+		t.Errorf("%q, %q: got %v, want one of the errors with a name", authorization, fastly, err)
+	})
+}
+
+func FuzzParseJWKS(f *testing.F) {
+	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"},{"kty":"EC","crv":"P-521","x":"AA","y":"AA"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
+	f.Fuzz(func(t *testing.T, set []byte) {
+		if n, err := access.ParseJWKS(set); (n == 0) != (err != nil) {
+			t.Errorf("%q: got %d keys and %v", set, n, err)
+		}
+	})
+}

@@ -304,6 +304,19 @@ func fetch(ctx context.Context, at string) ([]byte, error) {
 	return readBounded(answer.Body)
 }
 
+// CheckFile reports what is wrong with a file that is to be a Publisher's JWKS;
+// nil for a URL, which may be away for a while without being wrong.
+func CheckFile(jwks string) error {
+	if strings.Contains(jwks, "://") {
+		return nil
+	}
+	data, err := readFile(strings.TrimPrefix(jwks, "file:"))
+	if err == nil {
+		_, err = parseJWKS(data)
+	}
+	return err
+}
+
 func readFile(name string) ([]byte, error) {
 	if info, err := os.Stat(name); err != nil {
 		return nil, err

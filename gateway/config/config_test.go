@@ -525,6 +525,7 @@ func FuzzFile(f *testing.F) {
 	for _, seed := range []string{
 		"listen = [\":1\", 2]\nroute = [\"* a:1\", {domain = \"*\", target = [{address = \"a:1\", sub = [1, true]}]}]",
 		"[[route]]\nid.x = 1\n[[route.target]]\naddress = '''test'''\n[route]\n",
+		"[[publisher]]\nname = \"a\"\ntoken = 1\nchannels = []\nrate = 0.5\nburst = [1]\n[[publisher]]\njwks.x = true\n",
 		"debug = 1_000\nheader-bytes = 0x10\ndrain-timeout = 1979-05-27\n\"sig-key\" = [[]] # x\n",
 	} {
 		f.Add(seed)

@@ -99,6 +99,11 @@ func readPublisher(v *value, dir string) (Publisher, []error) {
 	if err == nil {
 		err = live.Check()
 	}
+	if err == nil && p.JWKS != "" {
+		if err = access.CheckFile(p.JWKS); err != nil {
+			err = fmt.Errorf("jwks %q: %w", p.JWKS, bare(err))
+		}
+	}
 	if all, several := err.(interface{ Unwrap() []error }); several {
 		return p, all.Unwrap()
 	} else if err != nil {

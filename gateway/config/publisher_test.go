@@ -66,6 +66,7 @@ channels = []
 func TestFilesOfPublishersStartAtTheFoldersFile(t *testing.T) {
 	path := file(t, "[[publisher]]\nname = \"a\"\njwks = \"keys.json\"\niss = \"a\"\n[[publisher]]\nname = \"b\"\njwt-key = \"file:b.hex\"\n")
 	write(t, filepath.Join(filepath.Dir(path), "b.hex"), "68656c6c6f")
+	write(t, filepath.Join(filepath.Dir(path), "keys.json"), `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`)
 	c := parse(t, nil, "--config", path, "--route", oneRoute)
 	wantProblems(t, c.Validate())
 	got := c.Publishers()
@@ -124,6 +125,8 @@ func TestWrongPublishersAreToldWithTheirPlace(t *testing.T) {
 		{[]string{"--publisher", "a,token=x,channels=[a"}, []string{`--publisher "a,token=(hidden),channels=[a": channels: "[a": [ is not closed`}},
 		{[]string{"--publisher", "a,jwks=http://idp.test/,iss=x"}, []string{`--publisher "a,jwks=http://idp.test/,iss=x": jwks: whoever is on the way…`}},
 		{[]string{"--publisher", "a,jwks=https://idp.test/"}, []string{`--publisher "a,jwks=https://idp.test/": jwks: it needs iss…`}},
+		{[]string{"--publisher", "a,jwks=missing.json,iss=x"}, []string{`--publisher "a,jwks=missing.json,iss=x": jwks "missing.json": no such file or directory`}},
+		{[]string{"--publisher", "a,jwks=publisher.go,iss=x"}, []string{`--publisher "a,jwks=publisher.go,iss=x": jwks "publisher.go": not a key set…`}},
 		{[]string{"--publisher", "a,token=x", "--publisher", "b,token=x"}, []string{`publisher "b": publisher "a" has the same token or user`}},
 		{[]string{"--publish-key", "file:missing.pem"}, []string{`--publish-key "file:missing.pem": …`}},
 		{[]string{"--publish-key="}, []string{`--publish-key: it is empty: want a key, or leave it out and nobody is asked for one`}},

@@ -22,7 +22,7 @@ import (
 //	publish       items: […]       all are checked before the first is published
 //
 // What cannot be read is answered too, bad-request and without an id: a REQ socket
-// would wait for ever.
+// would wait for ever. Only what is too large, or has no way back, is skipped.
 const (
 	conditionBadRequest = "bad-request"
 	conditionNoMethod   = "method-not-found"

@@ -358,6 +358,10 @@ func (in *Intake) ended(s socket, conn net.Conn, err error) {
 		reason = cutTimeout
 	}
 	in.stats.cut[reason].Inc()
+	if reason == cutBroken { // processes that are killed end so
+		in.log.Debug("zmq: connection broke", "socket", s.kind, "peer", conn.RemoteAddr(), "error", err)
+		return
+	}
 	in.warn("zmq: connection ended", "socket", s.kind, "peer", conn.RemoteAddr(), "reason", reason, "error", err)
 }
 

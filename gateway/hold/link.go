@@ -299,6 +299,8 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		return 0, true
 	}
 	if in != nil {
+		own := *answer // others may share it, with filters of their own
+		answer = &own
 		filters := hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed)
 		if err := filter(filters, answer, false); err != nil {
 			s.keeper.log.Warn("next link", "route", s.route, "uri", uri, "error", err)

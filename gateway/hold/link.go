@@ -351,12 +351,11 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 	for {
 		l.mu.Lock()
 		if len(l.waiting) == 0 {
-			again := l.again
-			l.again = again
+			link := l.link
+			again := l.again && link != nil
 			if !again {
 				l.fetching = false
 			}
-			link := l.link
 			l.mu.Unlock()
 			if again {
 				return rand.N(updateSpread), false

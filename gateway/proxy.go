@@ -242,7 +242,10 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, answer *hold.Answer) {
 	if r.Method != http.MethodHead {
 		w.Write(answer.Body)
 		if answer.Rest != nil {
-			io.Copy(w, answer.Rest)
+			if _, err := io.Copy(w, answer.Rest); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
+				closeRest(answer)
+				panic(http.ErrAbortHandler) // the client must see that it is not whole
+			}
 		}
 	}
 	closeRest(answer)

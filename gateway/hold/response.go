@@ -52,6 +52,10 @@ type response struct {
 	reason   Reason
 	became   *stream // what the response turned into when the origin was asked again
 	retryEnd context.CancelFunc
+
+	// turning is held while the response becomes a stream: the end of the
+	// connection is told to one that has begun.
+	turning sync.Mutex
 }
 
 // serveResponse begins a long poll.
@@ -161,7 +165,9 @@ func (s *response) wait(w http.ResponseWriter, r *http.Request) {
 	}
 	if answer.Rest != nil {
 		defer answer.Rest.Close()
-		io.Copy(w, answer.Rest)
+		if _, err := io.Copy(w, answer.Rest); err != nil && whole && !s.client.head {
+			panic(http.ErrAbortHandler) // the client must see that it is not whole
+		}
 	}
 }
 
@@ -201,10 +207,11 @@ func (s *response) finish(answer Answer, reason Reason) bool {
 		s.out <- answer
 		return true
 	}
-	if answer.Rest != nil {
+	if answer.Rest != nil && hasBody(answer.Status, s.client.head) {
 		s.finishLong(answer)
 		return true
 	}
+	closeRest(&answer)
 	b, listener := s.client.whole(&answer, reason != ReasonShutdown)
 	s.conn.Release(b, listener)
 	return true
@@ -458,6 +465,11 @@ func (s *response) become(answer *Answer) bool {
 	if s.conn == nil {
 		return s.finish(*answer, ReasonOrigin) // its server's goroutine goes on
 	}
+	if !hasBody(answer.Status, s.client.head) {
+		return s.finish(*answer, ReasonOrigin) // nothing can be appended
+	}
+	s.turning.Lock()
+	defer s.turning.Unlock()
 	if !s.claim(ReasonOrigin) {
 		return true
 	}
@@ -504,9 +516,11 @@ func (s *response) Data(*wire.Conn, []byte) {}
 
 // Closed implements wire.Handler.
 func (s *response) Closed(c *wire.Conn, err error) {
+	s.turning.Lock()
 	s.mu.Lock()
 	became := s.became
 	s.mu.Unlock()
+	s.turning.Unlock()
 	if became != nil {
 		became.Closed(c, err)
 		return

@@ -2,6 +2,7 @@ package hold
 
 import (
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
@@ -87,7 +88,8 @@ func (k *Keeper) serveStream(call Call) {
 	} else {
 		rest, err := writeFirst(&call)
 		if err != nil {
-			return
+			k.log.Debug("stream hold: initial body", "route", call.Route, "error", err)
+			panic(http.ErrAbortHandler) // the client must see that it is not whole
 		}
 		first = rest
 		s.conn = k.opts.Group.Respond(call.W, call.R, opts)
@@ -181,8 +183,11 @@ func writeFirst(call *Call) ([]byte, error) {
 			}
 			rc.Flush()
 		}
-		if err != nil {
+		if err == io.EOF {
 			return nil, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 }

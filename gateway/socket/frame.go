@@ -248,7 +248,17 @@ func readMessage(raw []byte, payload, payloadMax int, deflated bool) (text bool,
 	f := framers[deflated].Get().(*framer)
 	f.in, f.out = raw, nil
 	f.control = false
-	defer func() { f.put(deflated, err) }()
+	defer func() {
+		if err == nil && deflated {
+			// Deflate may end before its message does: the rest must not be left to
+			// the next client's message. gorilla skips it on its way to another one.
+			f.in = append(f.in[:len(f.in):len(f.in)], terminator...)
+			if _, _, e := f.ws.NextReader(); e != nil || len(f.in) > 0 {
+				return
+			}
+		}
+		f.put(deflated, err)
+	}()
 	kind, r, err := f.ws.NextReader()
 	if err != nil {
 		return false, nil, f.out, err
@@ -276,8 +286,6 @@ func readMessage(raw []byte, payload, payloadMax int, deflated bool) (text bool,
 	}
 	text = kind == websocket.TextMessage
 	if text && !utf8.Valid(content) {
-		// Not an error of the framer, which can be used again.
-		f.put(deflated, nil)
 		return true, nil, nil, errUTF8
 	}
 	return text, content, nil, nil

@@ -229,7 +229,7 @@ type Receiver interface {
 }
 
 // Subscriber is one client's place in the hub. It is part of its owner's struct:
-// Join makes it ready. Subscribe and Unsubscribe come one at a time.
+// Join makes it ready.
 type Subscriber struct {
 	// Fixed after Join.
 	receiver Receiver
@@ -285,6 +285,13 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 		s.shard.mu.Unlock()
 		h.release(ch, s.lingers)
 		return ErrLeft
+	}
+	if s.find(name) >= 0 {
+		// Somebody else was quicker. Two places would be taken for one another when
+		// they are left.
+		s.shard.mu.Unlock()
+		h.release(ch, s.lingers)
+		return nil
 	}
 	m := &ch.members[s.shard.index]
 	s.subs = append(s.subs, subscription{ch: ch, index: len(m.list)})

@@ -111,6 +111,7 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	}
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatMessage})
 	if !k.add(s) {
+		s.originDone = true // whoever called tells the origin
 		s.conn.Abort()
 		return errors.New("the gateway is shutting down")
 	}

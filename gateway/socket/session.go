@@ -144,6 +144,8 @@ func (s *session) Data(_ *wire.Conn, p []byte) {
 				s.forget()
 				return
 			}
+		case h.payload == 0 && !h.fin && raw[0] == 0 && s.message != nil:
+			// It says nothing, and without end it would be kept without end.
 		default:
 			s.message = append(s.message, raw...)
 			s.payload += h.payload
@@ -168,7 +170,7 @@ func (s *session) Data(_ *wire.Conn, p []byte) {
 		s.partial = nil
 	} else if len(s.partial) == 0 {
 		s.partial = append([]byte(nil), rest...)
-	} else {
+	} else if len(rest) < len(s.partial) { // else it is there already
 		s.partial = append(s.partial[:0], rest...)
 	}
 }
@@ -667,8 +669,7 @@ func (s *session) Closed(_ *wire.Conn, err error) {
 	}
 	idle := !s.exchanging
 	s.mu.Unlock()
-	s.keeper.open.Dec()
-	s.keeper.closed[string(reason)].Inc()
+	s.keeper.left(s, reason)
 	s.keeper.log.Debug("WebSocket closed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
 	if idle {
 		s.up.Close()

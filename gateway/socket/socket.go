@@ -181,6 +181,16 @@ func (k *Keeper) add(s *session) bool {
 	return true
 }
 
+// left counts a session whose client has gone, unless it was never counted.
+func (k *Keeper) left(s *session, reason Reason) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.sessions[s]; ok {
+		k.open.Dec()
+		k.closed[string(reason)].Inc()
+	}
+}
+
 // remove forgets a session that has ended and whose origin knows.
 func (k *Keeper) remove(s *session) {
 	k.mu.Lock()

@@ -175,3 +175,23 @@ func TestBodyThatBreaksOffIsNotWhole(t *testing.T) {
 		})
 	})
 }
+
+// What closes a stream may come before its head has been sent.
+func TestHoldThatBeginsWhileTheGatewayDrainsIsAWholeAnswer(t *testing.T) {
+	for _, mode := range []grip.HoldMode{grip.HoldStream, grip.HoldResponse} {
+		t.Run(mode.String(), func(t *testing.T) {
+			h := newHouse(t, hold.Options{}, false, func(*http.Request) hold.Call {
+				call := streamCall("a")
+				call.Instruction.Hold = mode
+				return call
+			})
+			if err := h.keeper.Drain(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			response := h.get(t)
+			if got, err := io.ReadAll(response.Body); err != nil || string(got) != "first\n" {
+				t.Fatalf("got %q, %v; want the first body, whole", got, err)
+			}
+		})
+	}
+}

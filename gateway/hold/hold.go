@@ -181,12 +181,28 @@ type Call struct {
 	// read to its end and closed.
 	Again func(ctx context.Context, last []Last) (*Answer, error)
 
+	// Finish has the last word about an answer, before the client is sent its head.
+	// It may change all of it, and read Rest; nil changes nothing. A stream it sees
+	// before the hold begins; it has an Instruction then.
+	Finish func(*Answer)
+
 	// URI is where the request went, which links are relative to. Fetch gets a
 	// next link for the same client; needed for streams that have one. Post tells
 	// a gone link that the client is not held any more.
 	URI   *url.URL
 	Fetch func(ctx context.Context, uri *url.URL, last []Last) (*Answer, error)
 	Post  func(ctx context.Context, uri *url.URL) error
+}
+
+// finish lets Finish have its word. Others may be reading the header.
+func (call *Call) finish(answer *Answer) {
+	if call.Finish == nil {
+		return
+	}
+	if answer.Header = answer.Header.Clone(); answer.Header == nil {
+		answer.Header = make(http.Header)
+	}
+	call.Finish(answer)
 }
 
 // gone returns what tells the origin's gone link, or nil without one.
@@ -227,6 +243,7 @@ func Filter(prefix string, answer *Answer) error {
 // hold is over or belongs to the Keeper; W and R may not be used afterwards.
 func (k *Keeper) Serve(call Call) {
 	if call.Instruction.Hold != grip.HoldResponse {
+		call.finish(&call.Answer)
 		k.serveStream(call)
 		return
 	}
@@ -244,7 +261,8 @@ func (k *Keeper) Whole(w http.ResponseWriter, r *http.Request, answer *Answer) b
 	b, listener := c.whole(answer, true)
 	conn, err := k.opts.Group.Adopt(c.hijacked, wire.Options{Handler: nobody{}, Unread: true, Buffered: c.buffered})
 	if err == nil {
-		conn.Release(b, listener)
+		conn.Start(b)
+		conn.Release(nil, listener)
 	}
 	return true
 }

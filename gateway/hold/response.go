@@ -84,7 +84,8 @@ func (k *Keeper) serveResponse(call Call) {
 	k.opts.Hub.Join(&s.sub, s, loop, hub.Manner{Format: hub.FormatResponse, Updates: true, Lingers: true})
 	if !k.add(s, "response") {
 		s.finish(s.stored, ReasonShutdown)
-	} else if s.conn != nil {
+	}
+	if s.conn != nil {
 		s.conn.Start(nil)
 	}
 	s.hold(call.Instruction)
@@ -203,6 +204,7 @@ func (s *response) finish(answer Answer, reason Reason) bool {
 	if !s.claim(reason) {
 		return false
 	}
+	s.call.finish(&answer)
 	if s.conn == nil {
 		s.out <- answer
 		return true
@@ -473,6 +475,7 @@ func (s *response) become(answer *Answer) bool {
 	if !s.claim(ReasonOrigin) {
 		return true
 	}
+	s.call.finish(answer)
 	k := s.keeper
 	st := &stream{keeper: k, conn: s.conn, route: s.call.Route, listener: s.client.listener, chunked: s.client.chunked}
 	head := appendHead(nil, answer.Status, answer.Reason, answer.Header)

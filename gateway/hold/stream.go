@@ -116,6 +116,7 @@ func (s *stream) begin(call *Call, first []byte) {
 	}
 	s.filters.Store(filters)
 	if !k.add(s, "stream") {
+		s.conn.Start(first)
 		s.end(ReasonShutdown)
 		return
 	}
@@ -149,7 +150,8 @@ func (k *Keeper) plain(c *client, call *Call) {
 	if err != nil {
 		return
 	}
-	conn.Release(append(b, "\r\n"...), c.listener)
+	conn.Start(append(b, "\r\n"...))
+	conn.Release(nil, c.listener)
 }
 
 // nobody is told nothing.

@@ -74,16 +74,21 @@ func (l *Listener) Close() error {
 	l.closed.Do(func() {
 		err = l.Listener.Close()
 		close(l.done)
-		for {
-			select {
-			case nc := <-l.again:
-				nc.Close()
-			default:
-				return
-			}
-		}
+		l.dropAgain()
 	})
 	return err
+}
+
+// dropAgain closes the released connections that nobody will accept.
+func (l *Listener) dropAgain() {
+	for {
+		select {
+		case nc := <-l.again:
+			nc.Close()
+		default:
+			return
+		}
+	}
 }
 
 // back takes a released connection.
@@ -98,6 +103,12 @@ func (l *Listener) back(nc net.Conn) {
 	case l.again <- nc:
 	default:
 		nc.Close() // the server does not keep up; the client connects anew
+		return
+	}
+	select {
+	case <-l.done:
+		l.dropAgain() // Close may have looked before
+	default:
 	}
 }
 

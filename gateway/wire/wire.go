@@ -56,6 +56,9 @@ const (
 	// readBytes is the size of the buffer a connection is read with.
 	readBytes = 32 << 10
 
+	// roundsMax is how often a connection is read before others have their turn.
+	roundsMax = 16
+
 	// queueKeep is how many empty places a drained queue may keep.
 	queueKeep = 4
 )
@@ -203,6 +206,7 @@ type Conn struct {
 	mu       sync.Mutex
 	corked   bool // nothing is written before Start
 	writing  bool // somebody is in a write call and will look at queue afterwards
+	room     bool // the socket may have become writable during that call
 	reading  bool // somebody is in a read call
 	again    bool // the socket became readable while it was being read
 	hup      bool // the client has shut down its side
@@ -253,6 +257,8 @@ func (c *Conn) Start(head []byte) {
 	}
 	c.corked = false
 	c.started = true
+	c.reading = c.fd >= 0 // so that the descriptor is ours, and Data ours to call
+	c.again = false
 	c.mu.Unlock()
 	if c.fd >= 0 {
 		c.flush()
@@ -261,8 +267,15 @@ func (c *Conn) Start(head []byte) {
 			c.extra.buffered = nil
 			c.handler.Data(c, buffered)
 		}
-		if err := c.loop.watch(c); err != nil {
+		err := c.loop.watch(c)
+		c.mu.Lock()
+		c.reading = false
+		again := c.again
+		c.settleLocked()
+		if err != nil {
 			c.fail(err)
+		} else if again {
+			c.read()
 		}
 		return
 	}
@@ -345,7 +358,8 @@ func (c *Conn) Queued() int {
 }
 
 // Close writes what waits, then last, and ends the connection. A client that
-// does not take it within GroupOptions.StallMax loses the rest.
+// does not take it within GroupOptions.StallMax loses the rest. Before Start,
+// all that waits for Start.
 func (c *Conn) Close(last []byte) { c.end(last, false, false) }
 
 // CloseNow drops what waits, except the rest of what has been written in part,
@@ -404,7 +418,6 @@ func (c *Conn) end(last []byte, drop, release bool) {
 	if c.reason == nil {
 		c.reason = ErrClosed
 	}
-	c.corked = false
 	c.stallLocked()
 	c.mu.Unlock()
 	c.flush()
@@ -434,6 +447,7 @@ func (c *Conn) progressLocked() {
 func (c *Conn) flush() {
 	c.mu.Lock()
 	if c.writing || c.corked || c.dead {
+		c.room = true
 		c.mu.Unlock()
 		return
 	}
@@ -454,6 +468,7 @@ func (c *Conn) flush() {
 			batch = batch[:writevMax]
 		}
 		c.inflight = len(batch)
+		c.room = false
 		c.mu.Unlock()
 		n, err := writevFD(int(c.fd), batch)
 		c.mu.Lock()
@@ -473,7 +488,10 @@ func (c *Conn) flush() {
 		}
 		if len(c.queue) > 0 && n == 0 {
 			c.stallLocked()
-			break
+			if !c.room {
+				break
+			}
+			// The event that would have us write came before we knew that we need it.
 		}
 	}
 	c.writing = false
@@ -516,25 +534,28 @@ func (c *Conn) settleLocked() {
 	switch {
 	case c.dead:
 		c.buryLocked()
-	case c.ending && len(c.queue) == 0 && c.release:
+	case c.writing || c.corked:
+		c.mu.Unlock() // who writes comes here, and so does Start
+	case c.ending && len(c.queue) == 0 && c.release && !c.reading:
 		c.release = false
 		c.leaveLocked()
-	case c.ending && len(c.queue) == 0 && !c.shut:
+	case c.ending && len(c.queue) == 0 && !c.release && !c.shut:
 		c.shut = true
-		started := c.started
 		if c.stalling != nil {
 			c.stalling.Stop()
 		}
 		c.stalling = time.AfterFunc(lingerMax, func() { c.fail(ErrClosed) })
+		c.writing = true // nobody closes the descriptor meanwhile: it could be another's by then
 		c.mu.Unlock()
-		if c.fd >= 0 {
-			shutdownFD(int(c.fd))
-			if !started {
-				c.fail(ErrClosed)
-				return
-			}
-			c.read() // what is there already; the end comes as an event
+		shutdownFD(int(c.fd))
+		c.mu.Lock()
+		c.writing = false
+		if c.dead {
+			c.buryLocked()
+			return
 		}
+		c.mu.Unlock()
+		c.read() // what is there already; the end comes as an event
 	default:
 		c.mu.Unlock()
 	}
@@ -663,7 +684,16 @@ func (c *Conn) read() {
 	c.reading = true
 	c.again = false
 	buffer := readBuffers.Get().(*[readBytes]byte)
-	for {
+	for rounds := 0; ; rounds++ {
+		if rounds == roundsMax {
+			// A client that sends as fast as it is read would have the poller for
+			// itself: it is read on in a goroutine of its own.
+			c.reading = false
+			c.mu.Unlock()
+			readBuffers.Put(buffer)
+			go c.read()
+			return
+		}
 		shut := c.shut
 		c.mu.Unlock()
 		n, err := readFD(int(c.fd), buffer[:])

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -307,7 +308,7 @@ func (o *Origin) answer(conn, raw net.Conn, r *bufio.Reader, request Request) (a
 			return
 		}
 		headed = true
-		header := reply.Header
+		header := slices.Clip(reply.Header) // shared by all who are answered so
 		switch {
 		case header.Has("Content-Length") || header.Has("Transfer-Encoding") || reply.Status == 204 || reply.Status == 304 || reply.Status < 200:
 		case chunked:

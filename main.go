@@ -283,6 +283,7 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 	options := gateway.Options{
 		Bus:                   bus,
 		AcceptPushpinRoute:    c.AcceptPushpinRoute,
+		CrossOrigin:           c.AutoCrossOrigin,
 		AcceptXForwardedProto: c.AcceptXForwardedProtocol,
 		HeaderBytes:           c.HeaderBytes,
 		HoldsMax:              c.HoldsMax,
@@ -410,6 +411,11 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 	route := &gateway.Route{
 		ID: line.ID, Domain: line.Domain, PathBeg: line.PathBeg, Proto: line.Proto, TLS: line.SSL,
 		Prefix: line.Prefix, Debug: c.Debug || line.Debug, NoGrip: line.NoGrip, Rules: rules,
+		CrossOrigin: c.AutoCrossOrigin || line.AutoCrossOrigin,
+		JSONP: gateway.JSONP{
+			Basic: line.JSONPBasic, Callback: line.JSONPCallback, Body: line.JSONPBody,
+			DefaultCallback: line.JSONPDefaultCallback, DefaultMethod: line.JSONPDefaultMethod,
+		},
 	}
 	options := origin.Options{PathBeg: line.PathBeg, Network: network}
 	for i, target := range line.Targets {

@@ -65,6 +65,9 @@ type Options struct {
 	// AcceptXForwardedProto believes a client that says it came over TLS.
 	AcceptXForwardedProto bool
 
+	// CrossOrigin answers requests without a route as if they had one with CrossOrigin.
+	CrossOrigin bool
+
 	// Network is where links to hosts without a route are fetched from, and
 	// LinkRules how. Nil means one of its own, and unsigned.
 	Network   *origin.Network
@@ -201,16 +204,23 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := g.route(r, upgrade)
-	if route == nil {
-		g.log.Info("no route", "host", r.Host, "path", encodedPath(r), "websocket", upgrade)
-		g.refuse(w, r, refusedRoute, http.StatusBadGateway, "Route not found")
-		return
-	}
-	if upgrade {
+	crossOrigin := route == nil && g.opts.CrossOrigin || route != nil && route.CrossOrigin
+	switch {
+	case crossOrigin && !upgrade: // browsers do not ask about WebSockets
+		g.serveCrossOrigin(w, r, route)
+	case route == nil:
+		g.noRoute(w, r)
+	case upgrade:
 		g.serveWebSocket(w, r, route)
-		return
+	default:
+		g.serveHTTP(w, r, route, nil)
 	}
-	g.serveHTTP(w, r, route)
+}
+
+// noRoute answers a client whose request goes nowhere.
+func (g *Gateway) noRoute(w http.ResponseWriter, r *http.Request) {
+	g.log.Info("no route", "host", r.Host, "path", encodedPath(r), "websocket", isWebSocket(r))
+	g.refuse(w, r, refusedRoute, http.StatusBadGateway, "Route not found")
 }
 
 // headBytes is how long the request's head was, about: net/http reads four

@@ -30,7 +30,9 @@ const Feature = "status, link:next, link:gone, " +
 const acceptBytesMax = 100_000
 
 // serveHTTP takes a request to its origin and passes the answer on, or holds it.
-func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route) {
+// Unless client is nil, it is whom answers are dressed for, and r may differ from
+// what it sent.
+func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route, client *outside) {
 	call := origin.Call{}
 	if r.ProtoMajor > 1 {
 		call.Hints = w
@@ -56,6 +58,10 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		return
 	}
 	if !grips || !grip.IsInstruction(response.Header) {
+		if client != nil && client.jsonp != nil {
+			client.relay(response)
+			return
+		}
 		if err := origin.Relay(w, r, response); err != nil {
 			g.log.Debug("answer cut short", "route", route.name(), "error", err)
 			panic(http.ErrAbortHandler) // the client must see that it is not whole
@@ -71,6 +77,10 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		return
 	}
 	if answer.Instruction == nil {
+		if client != nil {
+			w, r = client.w, client.r
+			client.finish(answer)
+		}
 		ownWords := answer.Reason != "" && answer.Reason != http.StatusText(answer.Status)
 		if !ownWords || answer.Rest != nil || !g.holds.Whole(w, r, answer) {
 			writeAnswer(w, r, answer)
@@ -98,9 +108,14 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
 		Debug: route.Debug, URI: requestURI(r),
 	}
+	if client != nil {
+		held.W, held.R = client.w, client.r
+		dress := client.dress // all of the client that is kept
+		held.Finish = dress.finish
+	}
 	if linked(answer.Instruction) {
-		client := &linkClient{g: g, host: r.Host, tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted}
-		held.Fetch, held.Post = client.fetch, client.post
+		links := &linkClient{g: g, host: r.Host, tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted}
+		held.Fetch, held.Post = links.fetch, links.post
 	}
 	if answer.Instruction.Hold == grip.HoldResponse {
 		held.Again = g.again(r, body)

@@ -46,6 +46,11 @@ type Route struct {
 	OverHTTP bool
 	OneEvent bool
 
+	// CrossOrigin lets pages of other sites read answers (CORS), and ask for them as
+	// scripts in the ways of JSONP.
+	CrossOrigin bool
+	JSONP       JSONP
+
 	// Untrusted keeps links of answers from private addresses, as the option of
 	// that name does the targets.
 	Untrusted bool

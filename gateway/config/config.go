@@ -24,7 +24,7 @@ type Config struct {
 	Route              []Route `name:"route" kind:"route" placeholder:"LINE" group:"route" help:"A route as in Pushpin's routes file, like '* localhost:8000,over_http'."`
 	Routes             string  `name:"routes" kind:"file" placeholder:"FILE" group:"route" help:"A file of routes; it is watched, and read again when it changes or on SIGHUP."`
 	AcceptPushpinRoute bool    `name:"accept-pushpin-route" kind:"bool" def:"false" negatable:"" group:"route" help:"Let a client choose the route by its id, with the header Pushpin-Route. Only for clients you trust."`
-	AutoCrossOrigin    bool    `name:"auto-cross-origin" kind:"bool" def:"false" negatable:"" group:"route" help:"Add CORS headers to every answer. Not supported yet."`
+	AutoCrossOrigin    bool    `name:"auto-cross-origin" kind:"bool" def:"false" negatable:"" group:"route" help:"Let pages of other sites read answers: add CORS headers that the origin did not set, and answer JSON-P. The routes' own aco does it for one."`
 	Debug              bool    `name:"debug" kind:"bool" def:"false" negatable:"" group:"route" help:"Tell clients why an answer of the origin was refused. The routes' own debug does it for one."`
 
 	SigKey      Secret `name:"sig-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Sign requests to origins (Grip-Sig) with this: plain text, base64:…, or file:… (PEM, or hexadecimal). Empty signs nothing."`

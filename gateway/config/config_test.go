@@ -292,14 +292,14 @@ log-level = "warning"
 subscriptions-per-connection = 0
 control-listen = 5561
 route = ["* localhost", { domain = "*", target = "localhost:8000", debgu = true },
-  "example.com,aco localhost:8000"]
+  "example.com,session localhost:8000"]
 max-things = 1
 
 [limits]
 holds-max = 3
 `)
 	c := parse(t, []string{"GRIPWAY_LISTN=:1", "GRIPWAY_SUBSCRIPTION_LINGER=60", "GRIPWAY_SERVICE_HOST=10.0.0.1", "GRIPWAY_PORT_7999_TCP_ADDR=10.0.0.1"},
-		"--config", path, "--nats", "nats//host", "--cdn-loop", "a b", "--auto-cross-origin", "--holds-max=-1")
+		"--config", path, "--nats", "nats//host", "--cdn-loop", "a b", "--holds-max=-1")
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
@@ -312,7 +312,7 @@ holds-max = 3
 		at(12)+`: control-listen "5561": want a text in quotes`,
 		at(13)+`: route "* localhost": target "localhost": want host:port, like localhost:8000 or [::1]:8000`,
 		at(13)+`: route: unknown option "debgu"; did you mean debug?`,
-		at(14)+`: route "example.com,aco localhost:8000": option aco is not supported yet: leave it out`,
+		at(14)+`: route "example.com,session localhost:8000": option session is not supported yet: leave it out`,
 		at(7)+`: debug "yes": want true or false, without quotes`,
 		`--cdn-loop "a b": want a name of letters, digits and - . _ only`,
 		`GRIPWAY_SUBSCRIPTION_LINGER "60": which unit? want a duration like 60s, 500ms or 1m30s`,
@@ -324,7 +324,6 @@ holds-max = 3
 		at(10)+`: log-level "warning": want one of debug, info, warn, error`,
 		at(9)+`: nats-creds "`+dir+`/missing.creds": credentials are for nats, which is not set`,
 		at(9)+`: nats-creds "`+dir+`/missing.creds": the file cannot be read: no such file or directory`,
-		`--auto-cross-origin "true": not supported yet…`,
 	)
 }
 

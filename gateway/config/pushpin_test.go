@@ -248,7 +248,6 @@ func TestWrongValuesOfPushpinConfAreNamedWithTheirLine(t *testing.T) {
 		{"a port", "[runner]\nhttp_port=http", `pushpin.conf:2: http_port ":http": the port must be a number`},
 		{"a yes", "[proxy]\ndebug=maybe", `pushpin.conf:2: debug "maybe": want true or false`},
 		{"seconds with a unit", "[handler]\nsubscription_linger=60s", `pushpin.conf:2: subscription_linger "60s": want a whole number, of s`},
-		{"not supported yet", "[proxy]\nauto_cross_origin=true", `pushpin.conf:2: auto_cross_origin "true": not supported yet`},
 		{"a port without a certificate", "[runner]\nhttps_ports=443", `pushpin.conf:2: https_ports "443": port 443 has no certificate`},
 		{"a key that is no key, hidden", "[proxy]\nsig_key=base64:!!!", `pushpin.conf:2: sig_key "(hidden)"`},
 		{"a routes file that is missing", "[proxy]\nroutesfile=nowhere", `pushpin.conf:2: routesfile: `},

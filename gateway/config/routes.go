@@ -45,7 +45,16 @@ type Route struct {
 	AsHost      string
 	PathRem     int     // bytes to cut from the beginning of the encoded path
 	ReplaceBeg  *string // nil = not given; takes the place of PathBeg, and PathRem is not used then
-	LogLevel    *int    // 0 errors, 1 warnings, 2 informational, 3 debug; nil = the gateway's
+	// AutoCrossOrigin adds CORS headers to answers, and makes scripts of them (JSON-P)
+	// for clients that ask so.
+	AutoCrossOrigin      bool   // option aco
+	JSONPBasic           bool   // jsonp_mode=basic: the body alone
+	JSONPCallback        string // jsonp_cb: the parameter that names the function; "" = callback
+	JSONPBody            string // jsonp_body: the parameter of a JSON body; "" = _body, of any
+	JSONPDefaultCallback string // jsonp_defcb: the function if there is only a body; "" = none
+	JSONPDefaultMethod   string // jsonp_defmethod; "" = GET, or POST in basic mode
+
+	LogLevel *int // 0 errors, 1 warnings, 2 informational, 3 debug; nil = the gateway's
 
 	// Targets are tried in this order. At least one.
 	Targets []Target
@@ -298,8 +307,8 @@ var conditionOptions = map[string]bool{
 	"path_beg": false, "proto": false, "ssl": false, "id": false, "prefix": false,
 	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false,
 	"as_host": false, "path_rem": false, "replace_beg": false, "log_level": false, "orig_headers": false,
-	"aco": true, "session": true, "sockjs": true, "sockjs_as_path": true,
-	"jsonp_mode": true, "jsonp_cb": true, "jsonp_body": true, "jsonp_defcb": true, "jsonp_defmethod": true,
+	"aco": false, "jsonp_mode": false, "jsonp_cb": false, "jsonp_body": false, "jsonp_defcb": false, "jsonp_defmethod": false,
+	"session": true, "sockjs": true, "sockjs_as_path": true,
 }
 
 var targetOptions = map[string]bool{
@@ -374,6 +383,8 @@ func (route *Route) readOption(o option, dir string) error {
 	switch o.name {
 	case "debug":
 		return readFlag(o, &route.Debug)
+	case "aco":
+		return readFlag(o, &route.AutoCrossOrigin)
 	case "no_grip":
 		return readFlag(o, &route.NoGrip)
 	case "orig_headers":
@@ -436,6 +447,22 @@ func (route *Route) readOption(o option, dir string) error {
 			return fmt.Errorf("path_rem %q: want a number of bytes", o.value)
 		}
 		route.PathRem = int(n)
+	case "jsonp_mode":
+		if o.value != "basic" && o.value != "extended" {
+			return fmt.Errorf("jsonp_mode %q: want basic or extended", o.value)
+		}
+		route.JSONPBasic = o.value == "basic"
+	case "jsonp_cb":
+		route.JSONPCallback = o.value
+	case "jsonp_body":
+		route.JSONPBody = o.value
+	case "jsonp_defcb":
+		route.JSONPDefaultCallback = o.value
+	case "jsonp_defmethod":
+		if !httpguts.ValidHeaderFieldName(o.value) { // both are tokens
+			return fmt.Errorf("jsonp_defmethod %q: want a method, like POST", o.value)
+		}
+		route.JSONPDefaultMethod = o.value
 	case "log_level":
 		n, err := strconv.ParseUint(o.value, 10, 8)
 		if err != nil {

@@ -116,11 +116,13 @@ func TestWrongRouteLines(t *testing.T) {
 		{"key", "*,sig_key=file:missing a:1", "missing"},
 		{"certificate without key", "* a:1,client_cert=x", "client_cert and client_key belong together"},
 		{"certificate missing", "* a:1,client_cert=x,client_key=y", "no such file"},
-		{"aco", "*,aco a:1", "option aco is not supported yet"},
 		{"session", "*,session a:1", "option session is not supported yet"},
 		{"sockjs", "*,sockjs=/s a:1", "option sockjs is not supported yet"},
 		{"sockjs_as_path", "*,sockjs_as_path=/s a:1", "option sockjs_as_path is not supported yet"},
-		{"jsonp", "*,jsonp_mode=basic a:1", "option jsonp_mode is not supported yet"},
+		{"aco with a no", "*,aco=false a:1", `option aco is on by being there: leave out "=false"`},
+		{"jsonp_mode", "*,aco,jsonp_mode=short a:1", `jsonp_mode "short": want basic or extended`},
+		{"jsonp_defmethod", "*,aco,jsonp_defmethod=\"A B\" a:1", `jsonp_defmethod "A B": want a method`},
+		{"jsonp_cb empty", "*,aco,jsonp_cb= a:1", "option jsonp_cb needs a value"},
 		{"ipc_file_mode", "* a:1,ipc_file_mode=777", "option ipc_file_mode is not supported yet"},
 		{"zhttp", "* zhttp/tcp://127.0.0.1:1", "ZeroMQ targets (zhttp, zhttpreq) are not supported yet"},
 		{"zhttpreq", "* zhttpreq/tcp://127.0.0.1:1", "ZeroMQ targets (zhttp, zhttpreq) are not supported yet"},
@@ -137,8 +139,21 @@ func TestWrongRouteLines(t *testing.T) {
 	}
 }
 
+func TestRoutesMayServePagesOfOtherSites(t *testing.T) {
+	routes, problems := config.ParseRoutes("routes", "*,aco,jsonp_mode=basic,jsonp_cb=fn,jsonp_body=with,jsonp_defcb=mine,jsonp_defmethod=PUT a:1\nx.test,jsonp_mode=extended a:1")
+	if problems != nil || len(routes) != 2 {
+		t.Fatalf("got %v, %v", routes, problems)
+	}
+	if r := routes[0]; !r.AutoCrossOrigin || !r.JSONPBasic || r.JSONPCallback != "fn" || r.JSONPBody != "with" || r.JSONPDefaultCallback != "mine" || r.JSONPDefaultMethod != "PUT" {
+		t.Errorf("got %+v, want all of its options", []any{r.AutoCrossOrigin, r.JSONPBasic, r.JSONPCallback, r.JSONPBody, r.JSONPDefaultCallback, r.JSONPDefaultMethod})
+	}
+	if r := routes[1]; r.AutoCrossOrigin || r.JSONPBasic {
+		t.Errorf("got %+v, want neither", []any{r.AutoCrossOrigin, r.JSONPBasic})
+	}
+}
+
 func TestAllThatIsWrongInALineIsTold(t *testing.T) {
-	_, problems := config.ParseRoutes("routes", "*,proto=x,aco,session a,host= b")
+	_, problems := config.ParseRoutes("routes", "*,proto=x,sockjs=/s,session a,host= b")
 	if len(problems) != 6 {
 		t.Errorf("got %d problems, want 6: %v", len(problems), problems)
 	}

@@ -16,7 +16,7 @@ import (
 func (c *Config) Validate() Problems {
 	problems := append(Problems(nil), c.unread...)
 	for _, check := range []func() Problems{
-		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkPublishers, c.checkNATS, c.checkZMQ, c.checkRest,
+		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkPublishers, c.checkNATS, c.checkZMQ,
 	} {
 		problems = append(problems, check()...)
 	}
@@ -241,14 +241,6 @@ func (c *Config) checkZMQ() Problems {
 		if host, port, err := net.SplitHostPort(addr); err == nil && (host == "" || port == "0") {
 			problems = append(problems, c.problem("zmq-sub-connect", endpoint, "want the publisher's host and port, like tcp://127.0.0.1:5562"))
 		}
-	}
-	return problems
-}
-
-func (c *Config) checkRest() Problems {
-	var problems Problems
-	if c.AutoCrossOrigin {
-		problems = append(problems, c.problem("auto-cross-origin", "true", "not supported yet: leave it out, and have the origin send its CORS headers"))
 	}
 	return problems
 }

@@ -525,6 +525,26 @@ func (f *formatValue) message() (*MessageItem, error) {
 	return message, nil
 }
 
+// controlContentMax is how long the content of a ping or pong may be, in bytes
+// (RFC 6455, section 5.5).
+const controlContentMax = 125
+
+// sendable refuses what no WebSocket frame may carry (RFC 6455, sections 5.5 and
+// 5.6): every subscriber's own library would end its connection.
+func sendable(parent string, message *MessageItem) error {
+	switch message.Type {
+	case Text:
+		if !utf8.Valid(message.Content) {
+			return fmt.Errorf("%s contains text that is not UTF-8", parent)
+		}
+	case Ping, Pong:
+		if len(message.Content) > controlContentMax {
+			return fmt.Errorf("%s contains a %s of more than %d bytes", parent, message.Type, controlContentMax)
+		}
+	}
+	return nil
+}
+
 // sending fills in what is to be sent.
 func (f *formatValue) sending(parent string, message *MessageItem) (err error) {
 	explicit := false
@@ -550,8 +570,10 @@ func (f *formatValue) sending(parent string, message *MessageItem) (err error) {
 		if f.binary != nil && kindOf(f.binary) != text {
 			return wrongType(parent, "content-bin")
 		}
-		message.Content, err = f.content(parent, "content", "content-bin")
-		return err
+		if message.Content, err = f.content(parent, "content", "content-bin"); err != nil {
+			return err
+		}
+		return sendable(parent, message)
 	case message.Type == Text || message.Type == Binary:
 		return fmt.Errorf("%s does not contain 'content' or 'content-bin'", parent)
 	}

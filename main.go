@@ -210,7 +210,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		return err
 	}
 	defer intake.Close()
-	servers := startServers(c, listeners, g, api, log)
+	servers := startServers(c, listeners, g, api, registry, log)
 	for _, line := range listeners.lines(bus) {
 		fmt.Println(line)
 	}
@@ -576,13 +576,18 @@ func addr(l net.Listener) string {
 // servers are the HTTP servers at the listeners.
 type servers struct {
 	all     []*http.Server
-	control *http.Server // one of all; nil without
-	waiting wire.Waiting
-	failed  chan error // takes the first that fails
+	control *http.Server  // one of all; nil without
+	clients wire.Unserved // of the clients' servers
+	failed  chan error    // takes the first that fails
 }
 
-func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog.Logger) *servers {
+func startServers(c *config.Config, l *listeners, g, api http.Handler, registry *metrics.Registry, log *slog.Logger) *servers {
 	s := &servers{failed: make(chan error, 1)}
+	malformed := registry.Counter("requests_malformed_total", "Connections of clients that ended with a request that was malformed, too long or not finished.")
+	s.clients.Refused = func(client net.Addr) {
+		malformed.Inc()
+		log.Debug("request malformed, too long or not finished", "client", client)
+	}
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	start := func(server *http.Server, serve func() error) {
 		server.ErrorLog = errorLog
@@ -604,9 +609,10 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, log *slog
 		protocols.SetHTTP2(client.tls)
 		protocols.SetUnencryptedHTTP2(!client.tls)
 		server := &http.Server{
-			Handler: g, Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
+			Handler: s.clients.Handler(g), Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
 			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
-			ConnState:   s.waiting.State,
+			ConnState:   s.clients.State,
+			ConnContext: s.clients.Context,
 			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
 		}
 		if client.tls {
@@ -643,7 +649,7 @@ func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Contro
 			shutdown(server)
 		}
 	}
-	s.waiting.Close()
+	s.clients.Close()
 	if err := g.Drain(ctx); err != nil {
 		log.Warn("clients had to be dropped", "error", err)
 	}

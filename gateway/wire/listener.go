@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // backMax bounds how many connections wait to be accepted again.
@@ -112,40 +113,89 @@ func (l *Listener) back(nc net.Conn) {
 	}
 }
 
-// Waiting are connections that have not begun a request. http.Server.Shutdown
-// gives each of them five seconds, also those that were released to be used
-// again. The zero value is ready to use.
-type Waiting struct {
+// Unserved follows the connections of an http.Server for what it does not tell
+// its handler: those that have not begun a request, to which Shutdown gives five
+// seconds each, and those whose request could not be understood.
+type Unserved struct {
+	// Refused is called for a connection that ends with a request that no handler
+	// saw: malformed, too long, or not finished. Fixed before use; nil is silent.
+	Refused func(client net.Addr)
+
 	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
+	conns  map[net.Conn]*request
 	closed bool
 }
 
-// State is for http.Server.ConnState.
-func (w *Waiting) State(nc net.Conn, state http.ConnState) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if state != http.StateNew {
-		delete(w.conns, nc)
-		return
-	}
-	if w.closed {
-		nc.Close()
-		return
-	}
-	if w.conns == nil {
-		w.conns = make(map[net.Conn]struct{})
-	}
-	w.conns[nc] = struct{}{}
+// request is where a connection is.
+type request struct {
+	fresh  bool        // none has begun
+	begun  bool        // bytes of one have come
+	served atomic.Bool // a handler has it
 }
 
-// Close closes them, and those that come later.
-func (w *Waiting) Close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-	for nc := range w.conns {
-		nc.Close()
+type requestKey struct{}
+
+// Context is for http.Server.ConnContext.
+func (u *Unserved) Context(ctx context.Context, nc net.Conn) context.Context {
+	at := &request{fresh: true}
+	u.mu.Lock()
+	if u.conns == nil {
+		u.conns = make(map[net.Conn]*request)
+	}
+	u.conns[nc] = at
+	u.mu.Unlock()
+	return context.WithValue(ctx, requestKey{}, at)
+}
+
+// Handler is h, noting what it is given.
+func (u *Unserved) Handler(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if at, ok := r.Context().Value(requestKey{}).(*request); ok {
+			at.served.Store(true)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// State is for http.Server.ConnState.
+func (u *Unserved) State(nc net.Conn, state http.ConnState) {
+	u.mu.Lock()
+	at := u.conns[nc]
+	refused := false
+	if at != nil {
+		switch state {
+		case http.StateNew:
+			if u.closed {
+				nc.Close()
+			}
+		case http.StateActive:
+			at.fresh, at.begun = false, true
+			at.served.Store(false)
+		case http.StateIdle:
+			at.begun = false
+		case http.StateClosed:
+			refused = at.begun && !at.served.Load()
+			delete(u.conns, nc)
+		case http.StateHijacked:
+			delete(u.conns, nc)
+		}
+	}
+	u.mu.Unlock()
+	if refused && u.Refused != nil {
+		u.Refused(nc.RemoteAddr())
+	}
+}
+
+// Close closes connections that have not begun a request, and those that come
+// later.
+func (u *Unserved) Close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.closed = true
+	for nc, at := range u.conns {
+		if at.fresh {
+			nc.Close()
+		}
 	}
 }
 

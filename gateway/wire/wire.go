@@ -772,12 +772,29 @@ func (c *Conn) waitResumed() {
 	}
 }
 
+// writeBytes is how much a blocking write is given at once.
+const writeBytes = 64 << 10
+
+// pieces returns the first of queue, up to so many bytes.
+func pieces(queue [][]byte, bytes int) net.Buffers {
+	var batch net.Buffers
+	for _, b := range queue {
+		if len(b) >= bytes {
+			return append(batch, b[:bytes])
+		}
+		batch = append(batch, b)
+		bytes -= len(b)
+	}
+	return batch
+}
+
 // writeBlocking writes what waits, then goes.
 func (c *Conn) writeBlocking() {
 	defer c.extra.wg.Done()
 	c.mu.Lock()
 	for len(c.queue) > 0 && !c.dead {
-		batch := net.Buffers(append([][]byte(nil), c.queue...))
+		// In pieces, so that a client that reads slowly is seen to read.
+		batch := pieces(c.queue, writeBytes)
 		c.inflight = len(batch)
 		c.mu.Unlock()
 		n, err := batch.WriteTo(c.extra.nc)

@@ -33,6 +33,7 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 	}
 	refused := func(reason string, status int, line string) {
 		c.stats.refused[reason].Inc()
+		c.log.Info("publish refused", "publisher", r.RemoteAddr, "status", status, "error", line)
 		answer(w, status, line)
 	}
 	if r.ContentLength < 0 || r.ContentLength == 0 && r.ProtoMajor < 2 && r.Header["Content-Length"] == nil {

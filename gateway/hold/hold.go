@@ -108,7 +108,8 @@ type Keeper struct {
 	linkFetches  metrics.Counter
 	gonePosts    map[string]metrics.Counter // by outcome
 
-	fetches fetches
+	fetches    fetches
+	gonePlaces chan struct{} // has a token for each gone link that is being told
 }
 
 // held is a stream or a response.
@@ -136,6 +137,7 @@ func NewKeeper(opts Options) *Keeper {
 
 		linkFetches:  m.Counter("hold_link_fetches_total", "Next links of streams that were fetched."),
 		gonePosts:    m.Counters("hold_gone_links_total", "Gone links that origins were told, by outcome.", "outcome", "ok", "failed"),
+		gonePlaces:   make(chan struct{}, fetchesMax),
 		fetches:      fetches{flying: make(map[fetchKey]*flight), places: make(chan struct{}, fetchesMax)},
 		filterErrors: m.Counter("hold_filter_errors_total", "Items that held responses did not get because a filter failed."),
 	}
@@ -218,6 +220,8 @@ func (k *Keeper) gone(call *Call) func() {
 	}
 	post, route := call.Post, call.Route
 	return func() {
+		k.gonePlaces <- struct{}{}
+		defer func() { <-k.gonePlaces }()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), againTimeout)
 		defer cancel()
 		if err := post(ctx, uri); err != nil {

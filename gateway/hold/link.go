@@ -146,7 +146,7 @@ func (l *linked) setTimer(link *grip.Link) {
 // timeout fetches the next link unless every channel shows that it is alive.
 func (l *linked) timeout() {
 	l.mu.Lock()
-	quiet := slices.ContainsFunc(l.names, func(name string) bool { return !l.active[name] })
+	quiet := len(l.names) == 0 || slices.ContainsFunc(l.names, func(name string) bool { return !l.active[name] })
 	clear(l.active)
 	link := l.link
 	l.mu.Unlock()
@@ -176,10 +176,7 @@ func (l *linked) deliver(run *hub.Run) int {
 			l.mu.Unlock()
 			l.update(0)
 			continue
-		case grip.ActionClose:
-			l.stream.end(ReasonPublished)
-			return n + 1
-		case grip.ActionSend:
+		case grip.ActionSend, grip.ActionClose: // each in its turn
 		default:
 			continue
 		}
@@ -299,6 +296,11 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		return 0, true
 	}
 	if in != nil {
+		// What the answer says is what its own body is written with.
+		l.mu.Lock()
+		l.uri = uri
+		l.take(in)
+		l.mu.Unlock()
 		own := *answer // others may share it, with filters of their own
 		answer = &own
 		filters := hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed)
@@ -316,8 +318,6 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		return 0, true
 	}
 	l.mu.Lock()
-	l.uri = uri
-	l.take(in)
 	names := l.names
 	if in.Hold == grip.HoldNone {
 		l.quick++

@@ -46,6 +46,7 @@ type response struct {
 	mu       sync.Mutex
 	stored   Answer // what is answered when time is up
 	filters  *hub.Filters
+	ids      map[string]string // last id the client has, by channel; only those kept track of
 	done     bool
 	asking   bool // the origin is being asked again
 	askNext  bool // and is to be asked once more
@@ -108,6 +109,15 @@ func (s *response) hold(instruction *grip.Instruction) {
 	}
 	// A client waits from its own request on, however often the origin is asked.
 	s.timer.Set(max(timeout-time.Since(s.since), 0))
+	s.ids = nil
+	for _, ch := range instruction.Channels {
+		if ch.PrevID != "" {
+			if s.ids == nil {
+				s.ids = make(map[string]string)
+			}
+			s.ids[s.call.Prefix+ch.Name] = ch.PrevID
+		}
+	}
 	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta).WithIDs(func() map[string]string {
 		ids := make(map[string]string)
 		for _, ch := range instruction.Channels {
@@ -192,11 +202,16 @@ func (s *response) claim(reason Reason) bool {
 // leave ends what is left of the hold, after claim.
 func (s *response) leave() {
 	s.sub.Leave()
-	s.keeper.remove(s, "response", s.reason)
-	if s.gone != nil {
-		go s.gone()
-		s.gone = nil
+	gone := s.gone
+	s.gone = nil
+	if gone == nil {
+		s.keeper.remove(s, "response", s.reason)
+		return
 	}
+	go func() {
+		gone()
+		s.keeper.remove(s, "response", s.reason)
+	}()
 }
 
 // finish answers the client, once.
@@ -282,7 +297,7 @@ func (s *response) Deliver(run *hub.Run) int {
 			follows := s.followsLocked(run.Channel, run.Item(i))
 			s.mu.Unlock()
 			if !follows {
-				s.again(0)
+				s.again(rand.N(againSpread))
 				return 0
 			}
 			body, ok, err := filters.Pass(run.Channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters)
@@ -307,12 +322,19 @@ func (s *response) Deliver(run *hub.Run) int {
 }
 
 // followsLocked says whether the item comes next for the client, as far as the
-// origin named what it has.
+// origin named what it has, and takes it as the last if so.
 func (s *response) followsLocked(channel string, item *grip.Item) bool {
-	for _, ch := range s.stored.Instruction.Channels {
-		if s.call.Prefix+ch.Name == channel {
-			return ch.PrevID == "" || ch.PrevID == item.PrevID
-		}
+	id, tracked := s.ids[channel]
+	if !tracked {
+		return true
+	}
+	if item.PrevID != id {
+		return false
+	}
+	if item.ID == "" {
+		delete(s.ids, channel)
+	} else {
+		s.ids[channel] = item.ID
 	}
 	return true
 }
@@ -332,7 +354,11 @@ func published(stored *Answer, item *grip.ResponseItem, body []byte) (Answer, er
 	if expose != nil {
 		Expose(header, splitList(expose))
 	}
-	answer := Answer{Status: item.Code, Reason: item.Reason, Header: header, Body: body}
+	status := item.Code
+	if status < 200 {
+		status = http.StatusOK // no answer may have less
+	}
+	answer := Answer{Status: status, Reason: item.Reason, Header: header, Body: body}
 	if item.Patch == nil {
 		return answer, nil
 	}

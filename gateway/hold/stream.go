@@ -202,6 +202,9 @@ func copyHeader(dst, src http.Header) {
 		}
 		dst[name] = values
 	}
+	if _, ok := src["Content-Type"]; !ok {
+		dst["Content-Type"] = nil // net/http would guess one
+	}
 }
 
 // setKeepAlive begins, changes or ends keep-alive messages.
@@ -302,6 +305,10 @@ func (s *stream) deliverEach(run *hub.Run) int {
 // something.
 func (s *stream) deliverItem(channel string, item *grip.Item) int {
 	st := item.Stream
+	if st.Action == grip.ActionClose {
+		s.end(ReasonPublished)
+		return 1
+	}
 	content, ok, err := s.filters.Load().Pass(channel, item, st.Content, st.ContentFilters, st.HasContentFilters)
 	if err != nil {
 		s.keeper.filterErrors.Inc()
@@ -379,8 +386,8 @@ func (s *stream) Closed(_ *wire.Conn, err error) {
 		s.linked.timer.Stop()
 		close(s.ended)
 	}
-	s.keeper.remove(s, "stream", *s.reason.Load())
 	if s.gone != nil {
-		s.gone()
+		s.gone() // before the gateway may end
 	}
+	s.keeper.remove(s, "stream", *s.reason.Load())
 }

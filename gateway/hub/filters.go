@@ -6,6 +6,10 @@ import (
 	"github.com/gripway/gripway/grip"
 )
 
+// chainsMax is how many channels' filters are kept of one subscriber before
+// those that it has left are forgotten.
+const chainsMax = 64
+
 // Filters are what a subscriber's items pass through, by channel. They do not
 // change: a subscriber whose channels or meta change gets others. Nil Filters
 // pass everything as it is.
@@ -93,6 +97,10 @@ func (f *Filters) WithChannel(s *Subscriber, prefix string, ch grip.Channel) *Fi
 		maps.Copy(n.chains, f.chains)
 	}
 	delete(n.chains, name)
+	if len(n.chains) >= chainsMax {
+		// An origin that subscribes and unsubscribes in turn leaves many behind.
+		maps.DeleteFunc(n.chains, func(name string, _ grip.Chain) bool { return !s.Subscribed(name) })
+	}
 	if chain != nil {
 		n.chains[name] = chain
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/gripway/gripway/gateway/hold"
 	"github.com/gripway/gripway/gateway/origin"
@@ -24,7 +25,10 @@ const goneBodyMax = 4 << 10
 // point.
 type linkClient struct {
 	g         *Gateway
+	route     *Route // the client's own
+	chosen    bool   // by its id (Pushpin-Route), not by where the request went
 	host      string
+	secure    bool // the client's connection counts as TLS
 	tls       *tls.ConnectionState
 	remote    string
 	untrusted bool // the route's target may not be private, so links may not either
@@ -37,10 +41,10 @@ func linked(in *grip.Instruction) bool {
 }
 
 // requestURI is where a client's request went, for links to be relative to.
-func requestURI(r *http.Request) *url.URL {
+func requestURI(r *http.Request, secure bool) *url.URL {
 	uri := *r.URL
 	uri.Scheme, uri.Host = "http", r.Host
-	if r.TLS != nil {
+	if secure {
 		uri.Scheme = "https"
 	}
 	return &uri
@@ -93,9 +97,17 @@ func (c *linkClient) do(ctx context.Context, method string, uri *url.URL, last [
 	}).WithContext(ctx)
 	pool, rules := (*origin.Pool)(nil), (*origin.Rules)(nil)
 	grips := true
-	if uri.Host == c.host && (uri.Scheme == "https") == (c.tls != nil) {
+	if uri.Host == c.host && (uri.Scheme == "https") == c.secure {
 		r.TLS = c.tls
-		if route := c.g.route(r, false); route != nil {
+		path := encodedPath(r)
+		route := c.g.routes.Load().find(uri.Host, path, "http", c.secure)
+		if c.chosen {
+			route = nil
+			if strings.HasPrefix(path, c.route.PathBeg) {
+				route = c.route
+			}
+		}
+		if route != nil {
 			pool, rules, grips = route.Pool, route.Rules, !route.NoGrip
 		}
 	}

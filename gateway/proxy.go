@@ -106,7 +106,7 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 	}
 	held := hold.Call{
 		W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
-		Debug: route.Debug, URI: requestURI(r),
+		Debug: route.Debug, URI: requestURI(r, g.isTLS(r)),
 	}
 	if client != nil {
 		held.W, held.R = client.w, client.r
@@ -114,7 +114,10 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		held.Finish = dress.finish
 	}
 	if linked(answer.Instruction) {
-		links := &linkClient{g: g, host: r.Host, tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted}
+		links := &linkClient{
+			g: g, route: route, chosen: g.opts.AcceptPushpinRoute && r.Header.Get("Pushpin-Route") != "",
+			host: r.Host, secure: g.isTLS(r), tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted,
+		}
 		held.Fetch, held.Post = links.fetch, links.post
 	}
 	if answer.Instruction.Hold == grip.HoldResponse {
@@ -207,6 +210,10 @@ func readAnswer(response *http.Response) (*hold.Answer, error) {
 	} else if instruction.Status != 0 {
 		answer.Status, answer.Reason = instruction.Status, instruction.Reason
 	}
+	if answer.Status < 200 {
+		response.Body.Close()
+		return nil, fmt.Errorf("status %d cannot be the client's", answer.Status)
+	}
 	grip.StripHeader(answer.Header)
 	origin.CleanHeader(answer.Header)
 	if instruction.ExposeHeaders != nil {
@@ -250,6 +257,9 @@ type readCloser struct {
 func writeAnswer(w http.ResponseWriter, r *http.Request, answer *hold.Answer) {
 	header := w.Header()
 	maps.Copy(header, answer.Header)
+	if _, ok := answer.Header["Content-Type"]; !ok {
+		header["Content-Type"] = nil // net/http would guess one
+	}
 	if answer.Rest == nil {
 		header["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
 	}

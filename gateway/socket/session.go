@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 
@@ -459,6 +460,10 @@ func (s *session) fromOrigin(event wsoverhttp.Event) bool {
 		kind := websocket.TextMessage
 		if event.Type == wsoverhttp.Binary {
 			kind = websocket.BinaryMessage
+		} else if !utf8.Valid(content) {
+			// No client may be sent that (RFC 6455, section 5.6).
+			s.originFailed(ReasonOriginError, errors.New("text message is not UTF-8"))
+			return false
 		}
 		s.send(frame(kind, content, s.deflated))
 	case wsoverhttp.Ping:

@@ -6,7 +6,11 @@ FROM golang:1.26-alpine AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
-COPY . .
+COPY main.go ./
+COPY gateway gateway
+COPY grip grip
+COPY pubsub pubsub
+COPY wsoverhttp wsoverhttp
 ARG VERSION=
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /gripway .
 

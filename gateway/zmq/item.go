@@ -147,10 +147,9 @@ func formatToJSON(name string, value any) (any, error) {
 			if _, both := members[binary]; both && name == "ws-message" {
 				continue // that one wins
 			}
+			// A WebSocket message without a type becomes a binary one: as text, no
+			// client could be sent it (RFC 6455, section 5.6).
 			format[binary] = base64.StdEncoding.EncodeToString(raw)
-			if _, given := members["type"]; name == "ws-message" && !given {
-				format["type"] = grip.Text.String() // content-bin alone would mean binary
-			}
 		default:
 			converted, err := text(name+" "+member, value)
 			if err != nil {

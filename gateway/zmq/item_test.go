@@ -39,7 +39,7 @@ func TestAnItemIsTheSameInJSONAndAsATnetstring(t *testing.T) {
 		{"content that is not text", tnet(dict{"channel": "c", "formats": dict{
 			"http-response": dict{"body": binary}, "http-stream": dict{"content": binary}, "ws-message": dict{"content": binary}}}),
 			`{"channel":"c","formats":{"http-response":{"body-bin":"/wA="},"http-stream":{"content-bin":"/wA="},` +
-				`"ws-message":{"content-bin":"/wA=","type":"text"}}}`},
+				`"ws-message":{"content-bin":"/wA="}}}`},
 		{"a binary message is raw bytes", tnet(dict{"channel": "c", "formats": dict{"ws-message": dict{"content-bin": "/wA="}}}),
 			`{"channel":"c","formats":{"ws-message":{"content-bin":"L3dBPQ=="}}}`},
 		{"binary wins", tnet(dict{"channel": "c", "formats": dict{"ws-message": dict{"content-bin": "b", "content": binary}}}),

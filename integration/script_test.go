@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -68,6 +69,10 @@ func program() (path string, peer bool, err error) {
 		return path, true, nil
 	}
 	built.once.Do(func() {
+		if err := lookAtSources(); err != nil {
+			built.err = err
+			return
+		}
 		args := []string{"build", "-o", built.program}
 		if os.Getenv(raceEnv) != "" {
 			args = append(args, "-race")
@@ -77,6 +82,24 @@ func program() (path string, peer bool, err error) {
 		}
 	})
 	return built.program, false, built.err
+}
+
+// lookAtSources looks at every file the program is built of. go test keeps the
+// result of a test for as long as the files it looked at are the same, and does
+// not see those that a go build of the test's own reads.
+func lookAtSources() error {
+	return filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if !entry.IsDir() {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
 }
 
 func TestScript(t *testing.T) {

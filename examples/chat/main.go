@@ -86,10 +86,14 @@ func (chat *chat) open(c *wsoverhttp.Conn) {
 		return
 	}
 	c.SetMeta("name", name) // comes back with every request of this WebSocket
-	c.Subscribe(channel(c))
+	// Who comes in is announced to the others: an item of a sender skips the one
+	// whose user it is. Our answer and the item travel apart, so that without it
+	// the newcomer would hear of itself or not, whichever is quicker.
+	c.SetGripMeta("user", c.ID)
+	c.Subscribe(channel(c), "skip-self")
 	c.KeepAlive(wsoverhttp.KeepAlive{Event: wsoverhttp.Event{Type: wsoverhttp.Ping}, Timeout: pingAfter})
 	c.SendText("welcome, " + name)
-	chat.publish(c, name+" is here")
+	chat.publishFrom(c, c.ID, name+" is here")
 }
 
 // message is called with what a client says.
@@ -119,11 +123,19 @@ func (chat *chat) left(c *wsoverhttp.Conn) {
 }
 
 // publish sends a line to all in the room, and reports whether it could.
-func (chat *chat) publish(c *wsoverhttp.Conn, line string) bool {
+func (chat *chat) publish(c *wsoverhttp.Conn, line string) bool { return chat.publishFrom(c, "", line) }
+
+// publishFrom sends a line to all in the room but the sender; "" skips nobody.
+func (chat *chat) publishFrom(c *wsoverhttp.Conn, sender, line string) bool {
 	// The line is said even if the client hangs up meanwhile.
 	ctx := context.WithoutCancel(c.Request.Context())
+	var meta map[string]string
+	if sender != "" {
+		meta = map[string]string{"sender": sender}
+	}
 	err := chat.publisher.Publish(ctx, &grip.Item{
 		Channel: channel(c),
+		Meta:    meta,
 		Message: &grip.MessageItem{Content: []byte(line)},
 	})
 	if err != nil {

@@ -1,0 +1,71 @@
+package guest
+
+import (
+	"context"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// ABI is a platform that guests are written for: what one has to import and
+// export, and how it is driven.
+type ABI interface {
+	// Name is what logs and the configuration call it.
+	Name() string
+
+	// Recognise says whether a module was written for it.
+	Recognise(m *Module) bool
+
+	// Define adds all that its guests import, WASI included, to a wazero runtime
+	// of its own. Host functions find their sandbox with FromContext.
+	Define(ctx context.Context, runtime wazero.Runtime) error
+
+	// Open makes the ABI's side of a sandbox. The module is not there yet.
+	Open(s *Sandbox) Instance
+}
+
+// Instance is the ABI's side of one sandbox. All but Close is called by the one
+// goroutine that the guest runs in.
+type Instance interface {
+	// Configure completes what the module is instantiated with: arguments,
+	// environment, where its output goes. No start function is to be called.
+	Configure(config wazero.ModuleConfig) wazero.ModuleConfig
+
+	// Run drives the guest until it ends. The first host function that needs the
+	// exchange calls Sandbox.Next, which waits for one.
+	Run(ctx context.Context, module api.Module) error
+
+	// Close lets go of all that the sandbox held, after Run has returned: what it
+	// sent and nobody waits for is cancelled, bodies it did not finish are broken off.
+	Close()
+}
+
+// Module is what can be seen of a guest before it runs.
+type Module struct {
+	Imports []Import
+	Exports []string // functions
+}
+
+// Import is one function that a module imports.
+type Import struct{ Module, Name string }
+
+// Imported says whether the module imports the function; an empty name is any of
+// the module's.
+func (m *Module) Imported(module, name string) bool {
+	for _, i := range m.Imports {
+		if i.Module == module && (name == "" || i.Name == name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Exported says whether the module exports a function of that name.
+func (m *Module) Exported(name string) bool {
+	for _, e := range m.Exports {
+		if e == name {
+			return true
+		}
+	}
+	return false
+}

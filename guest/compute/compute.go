@@ -1,0 +1,160 @@
+// Package compute is the ABI of Fastly Compute: guests built with one of its SDKs
+// run unmodified.
+//
+// A guest is a module with a function _start and imports from modules called
+// fastly_*. It runs once for each request, asks for the request by hostcalls, and
+// answers, or hands off to Fanout, by others. All functions of the ABI are defined;
+// those that are not implemented answer that they are unsupported, which SDKs know
+// how to deal with. What there is, is in the tables of calls at the head of each
+// file, one file for each module.
+//
+//	compute.go   the ABI and a sandbox        call.go    parameters and results
+//	abi.go       all functions there are      status.go  what they return
+package compute
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+
+	"github.com/gripway/gripway/guest"
+)
+
+// Name is what the configuration calls this ABI.
+const Name = "fastly-compute"
+
+// ABI is guest.ABI for Compute.
+type ABI struct{}
+
+var _ guest.ABI = ABI{}
+
+// Service is what belongs to one program and is shared by its sandboxes. It is
+// guest.LoadOptions.Service.
+type Service struct {
+	// Backends are the origins it may use. Nil: none.
+	Backends guest.Backends
+
+	// Env is added to the environment, after what Fastly sets.
+	Env map[string]string
+
+	// Log takes what the guest logs. Nil discards.
+	Log *slog.Logger
+}
+
+// Name is ABI.Name.
+func (ABI) Name() string { return Name }
+
+// Recognise is ABI.Recognise.
+func (ABI) Recognise(m *guest.Module) bool {
+	if !m.Exported("_start") {
+		return false
+	}
+	for _, i := range m.Imports {
+		if strings.HasPrefix(i.Module, "fastly_") || i.Module == "env" && strings.HasPrefix(i.Name, "xqd_") {
+			return true
+		}
+	}
+	return false
+}
+
+// implemented are the hostcalls there are, by module and name. All others of the
+// ABI answer statusUnsupported.
+var implemented = map[string]map[string]hostcall{
+	"fastly_abi": {"init": abiInit},
+}
+
+// abiVersion is the only one there has been.
+const abiVersion = 1
+
+// abiInit is what an SDK calls first, if it does.
+func abiInit(c *call) status {
+	if c.u64(0) != abiVersion {
+		return statusError
+	}
+	return statusOK
+}
+
+// Define is ABI.Define.
+func (ABI) Define(ctx context.Context, runtime wazero.Runtime) error {
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, runtime); err != nil {
+		return err
+	}
+	env := runtime.NewHostModuleBuilder("env")
+	for _, m := range abi {
+		builder := runtime.NewHostModuleBuilder(m.name)
+		for _, f := range m.functions {
+			do := implemented[m.name][f.name]
+			if do == nil {
+				do = func(*call) status { return statusUnsupported }
+			}
+			params := lowered(f.params)
+			function := func(ctx context.Context, module api.Module, stack []uint64) {
+				c := &guest.FromContext(ctx).Instance().(*sandbox).call
+				c.ctx, c.memory, c.stack = ctx, module.Memory(), stack
+				stack[0] = uint64(do(c))
+			}
+			results := []api.ValueType{api.ValueTypeI32}
+			builder.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(function), params, results).Export(f.name)
+			for _, a := range aliases {
+				if a.module == m.name && a.function == f.name {
+					env.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(function), params, results).Export(a.name)
+				}
+			}
+		}
+		if _, err := builder.Instantiate(ctx); err != nil {
+			return fmt.Errorf("module %s: %w", m.name, err)
+		}
+	}
+	_, err := env.Instantiate(ctx)
+	return err
+}
+
+// lowered are the types of a signature's parameters.
+func lowered(params string) []api.ValueType {
+	types := make([]api.ValueType, len(params))
+	for i := range params {
+		types[i] = api.ValueTypeI32
+		if params[i] == 'l' {
+			types[i] = api.ValueTypeI64
+		}
+	}
+	return types
+}
+
+// sandbox is what belongs to one instance of a guest. It is owned by the guest's
+// goroutine, but for what says otherwise.
+type sandbox struct {
+	*guest.Sandbox
+	service *Service
+	call    call
+}
+
+// Open is ABI.Open.
+func (ABI) Open(s *guest.Sandbox) guest.Instance {
+	b := &sandbox{Sandbox: s, service: s.Program.Service().(*Service)}
+	b.call.sandbox = b
+	return b
+}
+
+// Configure is guest.Instance.Configure.
+func (b *sandbox) Configure(config wazero.ModuleConfig) wazero.ModuleConfig {
+	config = config.WithArgs("compute-app").WithSysWalltime().WithSysNanotime()
+	for name, value := range b.service.Env {
+		config = config.WithEnv(name, value)
+	}
+	return config
+}
+
+// Run is guest.Instance.Run.
+func (b *sandbox) Run(ctx context.Context, module api.Module) error {
+	_, err := module.ExportedFunction("_start").Call(ctx)
+	return err
+}
+
+// Close is guest.Instance.Close.
+func (b *sandbox) Close() {}

@@ -1,0 +1,71 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tetratelabs/wazero/sys"
+)
+
+// FaultKind is why a guest ended before its time.
+type FaultKind string
+
+// What may become of a guest.
+const (
+	FaultTrap   FaultKind = "trap"   // it did what WebAssembly forbids
+	FaultAbort  FaultKind = "abort"  // it gave up: unreachable, which is what a panic compiles to
+	FaultExit   FaultKind = "exit"   // it exited with a code other than 0
+	FaultCPU    FaultKind = "cpu"    // it ran longer than it may
+	FaultWall   FaultKind = "wall"   // it took longer than it may, waiting included
+	FaultMemory FaultKind = "memory" // it wanted more memory than it may have
+	FaultHost   FaultKind = "host"   // a host function panicked: our fault
+	FaultEnded  FaultKind = "ended"  // whoever asked has gone
+)
+
+// Fault is the error of a guest that failed.
+type Fault struct {
+	Kind FaultKind
+	Code uint32 // of FaultExit
+	Text string // what went wrong, with the guest's stack if there is one
+}
+
+func (f *Fault) Error() string {
+	if f.Kind == FaultExit {
+		return fmt.Sprintf("guest exited with code %d", f.Code)
+	}
+	return fmt.Sprintf("guest failed (%s): %s", f.Kind, f.Text)
+}
+
+// classify makes a Fault of what a call of a guest's function returned; nil for
+// one that ended well. The context decides before the exit code does: a guest can
+// exit with any.
+func classify(ctx context.Context, err error) *Fault {
+	if err == nil {
+		return nil
+	}
+	var fault *Fault
+	if errors.As(err, &fault) {
+		return fault
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		if errors.As(cause, &fault) {
+			return fault
+		}
+		return &Fault{Kind: FaultEnded, Text: cause.Error()}
+	}
+	var exit *sys.ExitError
+	text := err.Error()
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == 0:
+		return nil
+	case errors.As(err, &exit):
+		return &Fault{Kind: FaultExit, Code: exit.ExitCode(), Text: text}
+	case strings.Contains(text, "wasm error: unreachable"): // wazero has no name for it
+		return &Fault{Kind: FaultAbort, Text: text}
+	case strings.Contains(text, "(recovered by wazero)") && !strings.Contains(text, "wasm error: "):
+		return &Fault{Kind: FaultHost, Text: text}
+	}
+	return &Fault{Kind: FaultTrap, Text: text}
+}

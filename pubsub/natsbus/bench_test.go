@@ -23,11 +23,11 @@ var ways = []struct {
 	name string
 	open func(b *testing.B) (from, to *natsbus.Bus)
 }{
-	{"alone", func(b *testing.B) (from, to *natsbus.Bus) {
+	{"same node, nobody else may connect", func(b *testing.B) (from, to *natsbus.Bus) {
 		bus := benchOpen(b, natsbus.Options{})
 		return bus, bus
 	}},
-	{"same node, server inside", func(b *testing.B) (from, to *natsbus.Bus) {
+	{"same node, others may connect", func(b *testing.B) (from, to *natsbus.Bus) {
 		bus := benchOpen(b, listening)
 		return bus, bus
 	}},
@@ -207,4 +207,16 @@ func cpu() int64 {
 		panic(err)
 	}
 	return usage.Utime.Nano() + usage.Stime.Nano()
+}
+
+// BenchmarkOpen is how long a node waits for its bus, from nothing to connected,
+// and how long it takes to end.
+func BenchmarkOpen(b *testing.B) {
+	for b.Loop() {
+		bus, err := natsbus.Open(natsbus.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		bus.Close()
+	}
 }

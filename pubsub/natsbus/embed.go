@@ -40,8 +40,8 @@ const (
 // watchEvery is how often the routes to peers are looked at. Tests cannot wait so long.
 var watchEvery = 250 * time.Millisecond
 
-// Embedded says what the NATS server in this process is for. Its zero value
-// is for nothing, and none is started.
+// Embedded says who may connect to the NATS server in this process. Its zero
+// value is nobody: it opens no port.
 type Embedded struct {
 	// Listen is host:port for programs that speak NATS themselves (port 0: any free
 	// one). Empty means none may connect.
@@ -86,8 +86,8 @@ func (e *Embedded) isZero() bool {
 		e.ClusterName == "" && e.ClusterAdvertise == "" && e.ClusterSecret == "" && e.TLS == (TLS{}) && e.ClusterTLS == (TLS{})
 }
 
-// alone: nobody else could connect.
-func (e *Embedded) alone() bool {
+// unreachable: nobody else could connect.
+func (e *Embedded) unreachable() bool {
 	return e.Listen == "" && e.ClusterListen == "" && len(e.Peers) == 0
 }
 
@@ -164,6 +164,7 @@ func (e *Embedded) serverOptions(name string) (*server.Options, error) {
 		// nobody else knows, and the other nodes do not pass its address on.
 		options.Host, options.Port, options.Authorization = "127.0.0.1", server.RANDOM_PORT, rand.Text()
 		options.Cluster.NoAdvertise = true
+		options.DontListen = e.unreachable()
 	}
 	if e.ClusterListen == "" {
 		if len(e.Peers) > 0 {

@@ -15,8 +15,14 @@ func (b *Bus) Knows(channel string) bool {
 	return b.embedded.server.GlobalAccount().SubscriptionInterest(string(appendSubject(nil, b.begin, channel)))
 }
 
-// ServerAddr is the embedded server's port for clients, meant for them or not.
-func (b *Bus) ServerAddr() string { return b.embedded.server.Addr().String() }
+// ServerAddr is the embedded server's port for clients, meant for them or not; "" if
+// it has none.
+func (b *Bus) ServerAddr() string {
+	if addr := b.embedded.server.Addr(); addr != nil {
+		return addr.String()
+	}
+	return ""
+}
 
 // Confirms is how many round trips confirmed subscriptions.
 func (b *Bus) Confirms() uint64 { return b.link.confirms.Load() }
@@ -27,7 +33,9 @@ func (b *Bus) Routes() int { return len(b.embedded.routes()) }
 // OtherDoors is what the embedded server serves besides clients.
 func (b *Bus) OtherDoors() (doors []string) {
 	ports := b.embedded.server.PortsInfo(time.Second)
-	doors = slices.Concat(ports.Monitoring, ports.Cluster, ports.Profile, ports.WebSocket)
+	if ports != nil { // nil: it has none at all
+		doors = slices.Concat(ports.Monitoring, ports.Cluster, ports.Profile, ports.WebSocket)
+	}
 	if b.embedded.server.JetStreamEnabled() {
 		doors = append(doors, "JetStream")
 	}

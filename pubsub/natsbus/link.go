@@ -70,7 +70,8 @@ const (
 type link struct {
 	// Fixed after openLink.
 	urls     string
-	options  []nats.Option
+	options  []nats.Option // of the bus's own connection
+	reach    []nats.Option // those of them that say how the server is reached, and as whom
 	lanes    *lanes.Set
 	embedded *embedded // nil: the server is elsewhere
 	log      *slog.Logger
@@ -127,10 +128,11 @@ func openLink(o Options, set *lanes.Set, embedded *embedded) (*link, error) {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	var err error
-	if l.options, err = l.natsOptions(o); err != nil {
+	if l.reach, err = l.reachOptions(o); err != nil {
 		l.cancel()
 		return nil, err
 	}
+	l.options = append(l.ownOptions(o.Name), l.reach...)
 	conn, err := l.connect()
 	if err != nil {
 		l.cancel()
@@ -145,16 +147,27 @@ func openLink(o Options, set *lanes.Set, embedded *embedded) (*link, error) {
 	return l, nil
 }
 
-func (l *link) connect() (*nats.Conn, error) {
-	conn, err := nats.Connect(l.urls, l.options...)
+func (l *link) connect() (*nats.Conn, error) { return l.to(l.options) }
+
+// dial makes a connection that is not this link's.
+func (l *link) dial(options []nats.Option) (*nats.Conn, error) {
+	reach := l.reach
+	if l.embedded != nil {
+		reach = append(reach[:len(reach):len(reach)], nats.InProcessServer(l.embedded.server))
+	}
+	return l.to(append([]nats.Option{nats.Name("gripway"), nats.Timeout(dialMax)}, append(reach, options...)...))
+}
+
+func (l *link) to(options []nats.Option) (*nats.Conn, error) {
+	conn, err := nats.Connect(l.urls, options...)
 	if err != nil && l.embedded == nil {
 		return nil, fmt.Errorf("NATS server at %q: %w", redact(l.urls), err)
 	}
 	return conn, err
 }
 
-func (l *link) natsOptions(o Options) ([]nats.Option, error) {
-	name := o.Name
+// ownOptions are what the bus asks of its own connection.
+func (l *link) ownOptions(name string) []nats.Option {
 	if name == "" {
 		name = "gripway"
 	}
@@ -176,10 +189,17 @@ func (l *link) natsOptions(o Options) ([]nats.Option, error) {
 	}
 	if l.embedded != nil {
 		// A pipe's writer waits for its reader anyhow; a deadline would be a timer a write.
-		return append(options, nats.InProcessServer(l), nats.FlusherTimeout(0), nats.Token(l.embedded.token)), nil
+		return append(options, nats.InProcessServer(l), nats.FlusherTimeout(0))
 	}
-	options = append(options, nats.SetCustomDialer(l), nats.FlusherTimeout(writeMax))
+	return append(options, nats.SetCustomDialer(l), nats.FlusherTimeout(writeMax))
+}
 
+// reachOptions say how the server is reached, and as whom.
+func (l *link) reachOptions(o Options) ([]nats.Option, error) {
+	if l.embedded != nil {
+		return []nats.Option{nats.Token(l.embedded.token)}, nil
+	}
+	var options []nats.Option
 	ways := 0
 	for _, way := range []string{o.CredsFile, o.NKeyFile, o.Token, o.User} {
 		if way != "" {

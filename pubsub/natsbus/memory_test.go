@@ -24,7 +24,7 @@ func TestAChannelCostsUnder2kB(t *testing.T) {
 		channel  string
 		bytesMax int
 	}{
-		{"alone", natsbus.Options{}, "user-%d", 300},
+		{"nobody else may connect", natsbus.Options{}, "user-%d", 2000},
 		{"server inside", listening, "user-%d", 2000},
 		{"server inside, three parts", listening, "chat.user-%d.inbox", 3000},
 	} {

@@ -1,19 +1,19 @@
 // Package natsbus is a pubsub.Bus over NATS: items reach every gateway node and
 // every program that speaks NATS.
 //
-//	bus, err := natsbus.Open(natsbus.Options{})                             // one node, nothing to install
+//	bus, err := natsbus.Open(natsbus.Options{})                             // one node, nothing to install or to reach
 //	bus, err := natsbus.Open(natsbus.Options{URL: "nats://nats.internal"})  // a NATS server that is there already
 //	bus, err := natsbus.Open(natsbus.Options{Embedded: natsbus.Embedded{    // nodes that are the NATS cluster themselves
 //		ClusterListen: ":6222", Peers: []string{"node-b:6222", "node-c:6222"}, ClusterSecret: "…",
 //	}})
 //
-// # Three ways to stand
+// # Where the server is
 //
-// Alone (no URL, no listener, no peers), nobody could reach a server in this
-// process, so none is started: items go to their receivers directly. Everything
-// else has a server: inside this process, reached through a pipe and started as soon
-// as somebody else may connect to it (Embedded.Listen, Embedded.ClusterListen),
-// or elsewhere, at URL.
+// There always is one: elsewhere, at URL, or inside this process, reached through a
+// pipe. The one inside opens no port unless somebody else is to connect to it
+// (Embedded.Listen, Embedded.ClusterListen), and is ready in a few milliseconds. Items
+// go one way whatever the options are, so what works on one node works on many. Other
+// rooms of the process can have a connection of their own: [Bus.Connect].
 //
 // # Publishing with NATS alone
 //
@@ -52,10 +52,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/gripway/gripway/pubsub"
 	"github.com/gripway/gripway/pubsub/internal/lanes"
@@ -110,8 +111,8 @@ type Options struct {
 type Bus struct {
 	// Fixed after Open.
 	lanes    *lanes.Set
-	begin    string    // prefix and "item" of every subject
-	link     *link     // nil: alone
+	begin    string // prefix and "item" of every subject
+	link     *link
 	embedded *embedded // nil: none
 	closing  sync.Once
 
@@ -146,11 +147,8 @@ func (b *Bus) open(o Options) (err error) {
 		return fmt.Errorf("a server at %q and an embedded one: only one of them can be used", redact(o.URL))
 	case o.URL != "":
 		b.link, err = openLink(o, b.lanes, nil)
-	case o.Embedded.alone():
-		if !o.Embedded.isZero() {
-			return errors.New("options of an embedded server without a listener: nobody could reach it")
-		}
-		return nil
+	case o.Embedded.unreachable() && !o.Embedded.isZero():
+		return errors.New("options of an embedded server without a listener: nobody could reach it")
 	default:
 		if b.embedded, err = startEmbedded(o, b.lanes); err == nil {
 			b.link, err = openLink(o, b.lanes, b.embedded)
@@ -189,17 +187,6 @@ func (b *Bus) Publish(ctx context.Context, channel string, data []byte) error {
 }
 
 func (b *Bus) publish(channel string, data []byte) error {
-	if b.link == nil {
-		lane := b.lanes.Lane(channel)
-		heard, full := lane.Admit(channel, len(data))
-		if full {
-			return pubsub.ErrBusy
-		}
-		if heard != nil {
-			lane.Put(heard, bytes.Clone(data))
-		}
-		return nil
-	}
 	buffer := subjects.Get().(*[]byte)
 	defer subjects.Put(buffer)
 	*buffer = appendSubject((*buffer)[:0], b.begin, channel)
@@ -232,31 +219,38 @@ func (b *Bus) Subscribe(ctx context.Context, channel string, r pubsub.Receiver) 
 	if b.closed.Load() {
 		return nil, pubsub.ErrClosed
 	}
-	var key string
-	if b.link == nil {
-		key = strings.Clone(channel) // often a piece of a whole request, which would be kept with it
-	} else {
-		key = string(appendSubject(nil, b.begin, channel))
-	}
-	added := b.lanes.Add(key, r)
+	added := b.lanes.Add(string(appendSubject(nil, b.begin, channel)), r)
 	if added == nil {
 		return nil, pubsub.ErrClosed
 	}
 	s := &subscription{added, b.link}
-	if b.link != nil {
-		if err := b.link.join(ctx, added.Channel()); err != nil {
-			s.Unsubscribe()
-			return nil, fmt.Errorf("channel %q: %w", channel, err)
-		}
+	if err := b.link.join(ctx, added.Channel()); err != nil {
+		s.Unsubscribe()
+		return nil, fmt.Errorf("channel %q: %w", channel, err)
 	}
 	return s, nil
+}
+
+// Connect returns a connection of the caller's own to the NATS that carries this
+// bus, for what else NATS can do: through a pipe if the server is inside this process,
+// else to URL, as whom Options say. It has nats.go's ways, which options change; what
+// it sends, this bus hears like anybody else's. The caller closes it, before the bus.
+func (b *Bus) Connect(options ...nats.Option) (*nats.Conn, error) {
+	if b.closed.Load() {
+		return nil, fmt.Errorf("natsbus: %w", pubsub.ErrClosed)
+	}
+	conn, err := b.link.dial(options)
+	if err != nil {
+		return nil, fmt.Errorf("natsbus: %w", err)
+	}
+	return conn, nil
 }
 
 // Close is Bus.Close. Items that were accepted are sent first, for up to a second.
 func (b *Bus) Close() error {
 	b.closing.Do(func() {
 		b.closed.Store(true)
-		if b.link != nil {
+		if b.link != nil { // nil: Open failed
 			b.link.close()
 		}
 		if b.embedded != nil {
@@ -269,7 +263,7 @@ func (b *Bus) Close() error {
 
 // Stats is how it stands; the numbers count from Open.
 type Stats struct {
-	Connected  bool   // to the server; always when alone
+	Connected  bool   // to the server
 	Peers      int    // other nodes connected to the embedded server now
 	Channels   int    // subscribed on this node now
 	Published  uint64 // items accepted by Publish
@@ -284,17 +278,14 @@ type Stats struct {
 func (b *Bus) Stats() Stats {
 	counts := b.lanes.Counts()
 	s := Stats{
-		Connected: !b.closed.Load(),
-		Channels:  counts.Channels,
-		Published: b.published.Load(),
-		Refused:   b.refused.Load(),
-		Received:  counts.Received,
-		Lost:      counts.Lost,
-		Breaks:    uint64(b.lanes.Generation()),
-	}
-	if b.link != nil {
-		s.Connected = s.Connected && b.link.up.Load()
-		s.Reconnects = b.link.reconnects.Load()
+		Connected:  !b.closed.Load() && b.link.up.Load(),
+		Channels:   counts.Channels,
+		Published:  b.published.Load(),
+		Refused:    b.refused.Load(),
+		Received:   counts.Received,
+		Lost:       counts.Lost,
+		Reconnects: b.link.reconnects.Load(),
+		Breaks:     uint64(b.lanes.Generation()),
 	}
 	if b.embedded != nil {
 		s.Peers = b.embedded.peers()
@@ -328,9 +319,7 @@ func (s *subscription) Unsubscribe() error {
 	if ended := s.added.End(); ended {
 		return nil
 	}
-	if channel := s.added.Channel(); s.link == nil {
-		channel.Forget()
-	} else if !channel.Heard() {
+	if channel := s.added.Channel(); !channel.Heard() {
 		s.link.leave(channel)
 	}
 	return nil

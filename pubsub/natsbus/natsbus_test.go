@@ -25,11 +25,11 @@ const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestANodeAloneIsABus(t *testing.T) {
+func TestANodeThatNobodyElseReachesIsABus(t *testing.T) {
 	bustest.Run(t, func(t *testing.T) pubsub.Bus { return open(t, natsbus.Options{}) })
 }
 
-func TestANodeWithAServerInsideIsABus(t *testing.T) {
+func TestANodeThatOthersMayConnectToIsABus(t *testing.T) {
 	bustest.Run(t, func(t *testing.T) pubsub.Bus { return open(t, listening) })
 }
 
@@ -300,6 +300,59 @@ func TestTheServerInsideHasNoOtherDoors(t *testing.T) {
 
 // Every name is subscribed alone on a real server while everything is published:
 // a name that became a wildcard would hear the others.
+func TestANodeThatNobodyElseReachesOpensNoPort(t *testing.T) {
+	node := open(t, natsbus.Options{})
+	if got := node.ServerAddr(); got != "" {
+		t.Errorf("its server listens on %s", got)
+	}
+	if got := node.OtherDoors(); len(got) != 0 {
+		t.Errorf("it listens for %v, too", got)
+	}
+}
+
+// What another room of the process says by NATS goes the way of all others, and so
+// does what it hears.
+func TestARoomNextDoorHasAConnectionOfItsOwn(t *testing.T) {
+	url := elsewhere(t, &server.Options{Username: "ann", Password: "geheim"}).ClientURL()
+	for name, o := range map[string]natsbus.Options{
+		"nobody else may connect": {},
+		"others may connect":      {Embedded: natsbus.Embedded{Listen: "127.0.0.1:0", Token: "geheim"}},
+		"a server elsewhere":      {URL: url, User: "ann", Password: "geheim"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bus := open(t, o)
+			conn, err := bus.Connect(nats.Name("next door"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			heard, err := conn.SubscribeSync(natsbus.Subject("", "room"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			bustest.Publish(t, bus, "room", "from the bus")
+			m, err := heard.NextMsg(patience)
+			if err != nil || string(m.Data) != "from the bus" {
+				t.Fatalf("got %v, %v", m, err)
+			}
+			r := bustest.Record()
+			bustest.Subscribe(t, bus, "room", r)
+			if err := conn.Publish(natsbus.Subject("", "room"), []byte("from next door")); err != nil {
+				t.Fatal(err)
+			}
+			r.Want(t, "from next door")
+		})
+	}
+	bus := open(t, natsbus.Options{})
+	bus.Close()
+	if _, err := bus.Connect(); !errors.Is(err, pubsub.ErrClosed) {
+		t.Errorf("got %v, want %v", err, pubsub.ErrClosed)
+	}
+}
+
 func TestNoChannelHearsAnother(t *testing.T) {
 	node := open(t, listening)
 	program, err := nats.Connect("nats://" + node.ClientAddr())

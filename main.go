@@ -584,9 +584,9 @@ type servers struct {
 func startServers(c *config.Config, l *listeners, g, api http.Handler, registry *metrics.Registry, log *slog.Logger) *servers {
 	s := &servers{failed: make(chan error, 1)}
 	malformed := registry.Counter("requests_malformed_total", "Connections of clients that ended with a request that was malformed, too long or not finished.")
-	s.clients.Refused = func(client net.Addr) {
+	s.clients.Refused = func(r wire.Refusal) {
 		malformed.Inc()
-		log.Debug("request malformed, too long or not finished", "client", client)
+		log.Info("request malformed, too long or not finished", "client", r.Client, "sent", r.Sent, "error", r.Why)
 	}
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	start := func(server *http.Server, serve func() error) {

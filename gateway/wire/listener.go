@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -61,6 +63,9 @@ func (l *Listener) acceptLoop() {
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case a := <-l.fresh:
+		if tcp, ok := a.nc.(*net.TCPConn); ok {
+			return &clientConn{TCPConn: tcp}, a.err
+		}
 		return a.nc, a.err
 	case nc := <-l.again:
 		return nc, nil
@@ -119,11 +124,19 @@ func (l *Listener) back(nc net.Conn) {
 type Unserved struct {
 	// Refused is called for a connection that ends with a request that no handler
 	// saw: malformed, too long, or not finished. Fixed before use; nil is silent.
-	Refused func(client net.Addr)
+	Refused func(Refusal)
 
 	mu     sync.Mutex
 	conns  map[net.Conn]*request
 	closed bool
+}
+
+// Refusal is a request that no handler saw. More than the client is known of
+// connections without TLS.
+type Refusal struct {
+	Client net.Addr
+	Sent   string // its first line, as far as lineMax
+	Why    string // what was wrong with it
 }
 
 // request is where a connection is.
@@ -144,6 +157,9 @@ func (u *Unserved) Context(ctx context.Context, nc net.Conn) context.Context {
 	}
 	u.conns[nc] = at
 	u.mu.Unlock()
+	if c, ok := nc.(*clientConn); ok {
+		c.at = at
+	}
 	return context.WithValue(ctx, requestKey{}, at)
 }
 
@@ -173,6 +189,10 @@ func (u *Unserved) State(nc net.Conn, state http.ConnState) {
 			at.served.Store(false)
 		case http.StateIdle:
 			at.begun = false
+			at.served.Store(false)
+			if c, ok := nc.(*clientConn); ok {
+				c.forget()
+			}
 		case http.StateClosed:
 			refused = at.begun && !at.served.Load()
 			delete(u.conns, nc)
@@ -182,7 +202,11 @@ func (u *Unserved) State(nc net.Conn, state http.ConnState) {
 	}
 	u.mu.Unlock()
 	if refused && u.Refused != nil {
-		u.Refused(nc.RemoteAddr())
+		refusal := Refusal{Client: nc.RemoteAddr()}
+		if c, ok := nc.(*clientConn); ok {
+			refusal = c.refusal()
+		}
+		u.Refused(refusal)
 	}
 }
 
@@ -213,20 +237,65 @@ func ListenerFrom(ctx context.Context) *Listener {
 	return l
 }
 
-// bufferedConn gives bytes that were read before to its first readers.
-type bufferedConn struct {
+// What a clientConn remembers, at most, in bytes, and what a log line takes of it.
+const (
+	sentMax   = 512
+	answerMax = 256
+	lineMax   = 120
+)
+
+// clientConn is a client's connection at an http.Server. It gives bytes that were
+// read before to its first readers, and remembers how a request begins and is
+// answered until a handler has it: the server does not say what it refused.
+type clientConn struct {
 	*net.TCPConn
 	buffered []byte
+
+	at     *request // set before the first read
+	sent   []byte
+	answer []byte
 }
 
-func (c *bufferedConn) Read(p []byte) (int, error) {
+func (c *clientConn) Read(p []byte) (n int, err error) {
 	if len(c.buffered) > 0 {
-		n := copy(p, c.buffered)
+		n = copy(p, c.buffered)
 		c.buffered = c.buffered[n:]
-		return n, nil
+	} else {
+		n, err = c.TCPConn.Read(p)
 	}
-	return c.TCPConn.Read(p)
+	if c.at != nil && len(c.sent) < sentMax && !c.at.served.Load() {
+		c.sent = append(c.sent, p[:min(n, sentMax-len(c.sent))]...)
+	}
+	return n, err
 }
+
+func (c *clientConn) Write(p []byte) (int, error) {
+	if c.at != nil && len(c.answer) < answerMax && !c.at.served.Load() {
+		c.answer = append(c.answer, p[:min(len(p), answerMax-len(c.answer))]...)
+	}
+	return c.TCPConn.Write(p)
+}
+
+// refusal says what was wrong: in the words of the answer, which net/http ends
+// with them for some mistakes, or else in those of reading the request again.
+func (c *clientConn) refusal() Refusal {
+	line, _, _ := bytes.Cut(c.sent, []byte("\n"))
+	refusal := Refusal{Client: c.RemoteAddr(), Sent: short(bytes.TrimRight(line, "\r"))}
+	answer := c.answer[bytes.LastIndexByte(c.answer, '\n')+1:]
+	if _, why, ok := bytes.Cut(answer, []byte(": ")); ok {
+		refusal.Why = short(why)
+	} else if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.sent))); err != nil && len(c.sent) < sentMax {
+		refusal.Why = short([]byte(err.Error()))
+	} else {
+		refusal.Why = short(answer)
+	}
+	return refusal
+}
+
+func short(b []byte) string { return string(b[:min(len(b), lineMax)]) }
+
+// forget begins anew with the next request.
+func (c *clientConn) forget() { c.sent, c.answer = c.sent[:0], c.answer[:0] }
 
 // unwrap returns the TCP connection below nc, if it is a plain one, and what was
 // read from it before.
@@ -234,7 +303,7 @@ func unwrap(nc net.Conn) (*net.TCPConn, []byte) {
 	switch nc := nc.(type) {
 	case *net.TCPConn:
 		return nc, nil
-	case *bufferedConn:
+	case *clientConn:
 		return nc.TCPConn, nc.buffered
 	}
 	return nil, nil

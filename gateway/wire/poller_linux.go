@@ -207,10 +207,7 @@ func (c *Conn) leaveLocked() {
 	nc, err := net.FileConn(file)
 	file.Close()
 	if err == nil {
-		if buffered := c.extra.buffered; len(buffered) > 0 {
-			nc = &bufferedConn{TCPConn: nc.(*net.TCPConn), buffered: buffered}
-		}
-		c.extra.listener.back(nc)
+		c.extra.listener.back(&clientConn{TCPConn: nc.(*net.TCPConn), buffered: c.extra.buffered})
 	}
 	go c.handler.Closed(c, ErrClosed)
 }

@@ -40,12 +40,13 @@ const (
 	// subscribeTimeout bounds the wait for the bus.
 	subscribeTimeout = 10 * time.Second
 
-	// copyTimeout bounds the wait for a client while an initial body is written.
-	copyTimeout = 30 * time.Second
-
 	// againTimeout bounds asking the origin again for a held response.
 	againTimeout = 60 * time.Second
 )
+
+// copyTimeout bounds the wait for a client while an initial body is written. Tests
+// cannot wait so long.
+var copyTimeout = 30 * time.Second
 
 // Reason says why a hold ended. The values are those of the metric
 // gripway_holds_ended_total.
@@ -138,7 +139,7 @@ func NewKeeper(opts Options) *Keeper {
 		linkFetches:  m.Counter("hold_link_fetches_total", "Next links of streams that were fetched."),
 		gonePosts:    m.Counters("hold_gone_links_total", "Gone links that origins were told, by outcome.", "outcome", "ok", "failed"),
 		gonePlaces:   make(chan struct{}, fetchesMax),
-		fetches:      fetches{flying: make(map[fetchKey]*flight), places: make(chan struct{}, fetchesMax)},
+		fetches:      fetches{flying: make(map[fetchKey]*flight), places: make(map[string]*places)},
 		filterErrors: m.Counter("hold_filter_errors_total", "Items that held responses did not get because a filter failed."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
@@ -499,10 +500,8 @@ func copyRest(c *client, head, body []byte, rest io.ReadCloser) error {
 	for {
 		n, err := rest.Read(buffer)
 		w.Write(c.encode(buffer[:n]))
-		if err != nil || w.Buffered() > 0 {
-			if e := w.Flush(); e != nil {
-				return e
-			}
+		if e := w.Flush(); e != nil { // it has the error of each write before
+			return e
 		}
 		if err == io.EOF {
 			c.hijacked.SetWriteDeadline(time.Time{})

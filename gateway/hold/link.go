@@ -43,7 +43,8 @@ const (
 	chainQuick = 10
 	linkPause  = time.Second
 
-	// fetchesMax bounds the next links that are fetched at once.
+	// fetchesMax bounds the next links that are fetched at once for one route, so
+	// that a slow origin holds up no other's.
 	fetchesMax = 64
 
 	// updateSpread is over how long fetches that many streams want are spread.
@@ -448,7 +449,7 @@ func closeRest(answer *Answer) {
 type fetches struct {
 	mu     sync.Mutex
 	flying map[fetchKey]*flight
-	places chan struct{} // has a token for each that is under way
+	places map[string]*places // by route, while it has some under way
 }
 
 type fetchKey struct{ route, prefix, uri, last string }
@@ -459,8 +460,15 @@ type flight struct {
 	err    error
 }
 
+// places are a route's share of what may be fetched at once.
+type places struct {
+	taken chan struct{} // has a token for each that is under way
+	users int           // that wait or fetch; guarded by fetches.mu
+}
+
 // fetch fetches a next link, or takes part in one that is being fetched with the
-// same ids. An answer that is not kept as a whole is not shared.
+// same ids. An answer that is not kept as a whole is not shared. The fetch is
+// nobody's own: it goes on for the others if the stream that began it has ended.
 func (k *Keeper) fetch(l *linked, uri *url.URL, last []Last) (*Answer, error) {
 	var ids strings.Builder
 	for _, one := range last {
@@ -469,36 +477,40 @@ func (k *Keeper) fetch(l *linked, uri *url.URL, last []Last) (*Answer, error) {
 	key := fetchKey{l.call.Route, l.call.Prefix, uri.String(), ids.String()}
 	f := &k.fetches
 	f.mu.Lock()
-	if fl := f.flying[key]; fl != nil {
-		f.mu.Unlock()
-		select {
-		case <-fl.done:
-		case <-l.stream.ended:
-			return nil, context.Canceled
-		}
-		if fl.err != nil || fl.answer.Rest == nil {
-			return fl.answer, fl.err
-		}
-		return k.fetchAlone(l, uri, last)
+	fl := f.flying[key]
+	own := fl == nil
+	if own {
+		fl = &flight{done: make(chan struct{})}
+		f.flying[key] = fl
+		go func() {
+			fl.answer, fl.err = k.fetchAlone(l, uri, last)
+			f.mu.Lock()
+			delete(f.flying, key)
+			f.mu.Unlock()
+			close(fl.done)
+		}()
 	}
-	fl := &flight{done: make(chan struct{})}
-	f.flying[key] = fl
 	f.mu.Unlock()
-	fl.answer, fl.err = k.fetchAlone(l, uri, last)
-	f.mu.Lock()
-	delete(f.flying, key)
-	f.mu.Unlock()
-	close(fl.done)
-	return fl.answer, fl.err
+	select {
+	case <-fl.done:
+	case <-l.stream.ended:
+		if own {
+			go func() { // what cannot be shared is nobody's now
+				if <-fl.done; fl.err == nil {
+					closeRest(fl.answer)
+				}
+			}()
+		}
+		return nil, context.Canceled
+	}
+	if own || fl.err != nil || fl.answer.Rest == nil {
+		return fl.answer, fl.err
+	}
+	return k.fetchAlone(l, uri, last)
 }
 
 func (k *Keeper) fetchAlone(l *linked, uri *url.URL, last []Last) (*Answer, error) {
-	select {
-	case k.fetches.places <- struct{}{}:
-		defer func() { <-k.fetches.places }()
-	case <-l.stream.ended:
-		return nil, context.Canceled
-	}
+	defer k.fetches.place(l.call.Route)()
 	k.linkFetches.Inc()
 	ctx, cancel := context.WithTimeout(k.ctx, againTimeout)
 	answer, err := l.call.Fetch(ctx, uri, last)
@@ -508,6 +520,28 @@ func (k *Keeper) fetchAlone(l *linked, uri *url.URL, last []Last) (*Answer, erro
 	}
 	answer.Rest = &cancelBody{answer.Rest, cancel}
 	return answer, nil
+}
+
+// place waits for one of the route's places; what it returns gives it back. The
+// wait ends: each fetch before it has againTimeout.
+func (f *fetches) place(route string) (leave func()) {
+	f.mu.Lock()
+	p := f.places[route]
+	if p == nil {
+		p = &places{taken: make(chan struct{}, fetchesMax)}
+		f.places[route] = p
+	}
+	p.users++
+	f.mu.Unlock()
+	p.taken <- struct{}{}
+	return func() {
+		<-p.taken
+		f.mu.Lock()
+		if p.users--; p.users == 0 {
+			delete(f.places, route)
+		}
+		f.mu.Unlock()
+	}
 }
 
 // cancelBody ends its request's context when it is closed.

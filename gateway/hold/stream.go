@@ -161,32 +161,39 @@ func (nobody) Data(*wire.Conn, []byte)  {}
 func (nobody) Closed(*wire.Conn, error) {}
 
 // writeFirst writes head and initial body of a response that stays with its
-// server, except for a small body, which it returns.
+// server, except for a small body, which it returns. The client has copyTimeout for
+// each piece.
 func writeFirst(call *Call) ([]byte, error) {
 	copyHeader(call.W.Header(), call.Header)
 	call.W.WriteHeader(call.Status)
+	rc := http.NewResponseController(call.W)
 	if call.Rest == nil {
 		if len(call.Body) > 0 {
 			return call.Body, nil
 		}
-		return nil, http.NewResponseController(call.W).Flush()
+		return nil, rc.Flush()
 	}
 	defer call.Rest.Close()
-	if _, err := call.W.Write(call.Body); err != nil {
+	write := func(b []byte) error {
+		rc.SetWriteDeadline(time.Now().Add(copyTimeout))
+		if _, err := call.W.Write(b); err != nil {
+			return err
+		}
+		return rc.Flush()
+	}
+	if err := write(call.Body); err != nil {
 		return nil, err
 	}
 	buffer := make([]byte, 32<<10)
-	rc := http.NewResponseController(call.W)
 	for {
 		n, err := call.Rest.Read(buffer)
 		if n > 0 {
-			if _, e := call.W.Write(buffer[:n]); e != nil {
+			if e := write(buffer[:n]); e != nil {
 				return nil, e
 			}
-			rc.Flush()
 		}
 		if err == io.EOF {
-			return nil, nil
+			return nil, rc.SetWriteDeadline(time.Time{})
 		}
 		if err != nil {
 			return nil, err

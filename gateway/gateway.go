@@ -105,6 +105,7 @@ type Gateway struct {
 	hub     *hub.Hub
 	holds   *hold.Keeper
 	sockets *socket.Keeper
+	asks    *asks
 
 	requests map[string]metrics.Counter // by kind
 	refusals map[string]metrics.Counter // by reason
@@ -136,7 +137,7 @@ func New(opts Options) (*Gateway, error) {
 	}
 	m := opts.Metrics
 	g := &Gateway{
-		opts: opts, log: opts.Log, group: group,
+		opts: opts, log: opts.Log, group: group, asks: newAsks(m),
 		requests: m.Counters("requests_total", "Requests of clients, by kind.", "kind", kindHTTP, kindWebSocket),
 		refusals: m.Counters("requests_refused_total", "Requests that the gateway answered itself, by reason.", "reason",
 			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEvents, refusedRequest),
@@ -160,6 +161,7 @@ func New(opts Options) (*Gateway, error) {
 // Clients that are held stay as they are.
 func (g *Gateway) SetRoutes(routes []*Route) {
 	for _, route := range routes {
+		route.asker = &socketAsker{g, route}
 		route.sign = func(request *http.Request) {
 			if err := route.Rules.SignHeader(request.Header); err != nil {
 				g.log.Error("signing", "route", route.name(), "error", err)

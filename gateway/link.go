@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -35,10 +37,15 @@ type linkClient struct {
 }
 
 // linked says whether an instruction needs a linkClient: it names links, or ids,
-// which need one.
+// which need one, or filters that ask URLs.
 func linked(in *grip.Instruction) bool {
-	return in.Next != nil || in.Gone != nil || slices.ContainsFunc(in.Channels, func(ch grip.Channel) bool { return ch.PrevID != "" })
+	return in.Next != nil || in.Gone != nil || slices.ContainsFunc(in.Channels, func(ch grip.Channel) bool {
+		return ch.PrevID != "" || grip.NewChain(ch.Filters).Asks()
+	})
 }
+
+// secured stands for the TLS of a client whose connection is not at hand.
+var secured = new(tls.ConnectionState)
 
 // requestURI is where a client's request went, for links to be relative to.
 func requestURI(r *http.Request, secure bool) *url.URL {
@@ -52,7 +59,7 @@ func requestURI(r *http.Request, secure bool) *url.URL {
 
 // fetch gets a next link.
 func (c *linkClient) fetch(ctx context.Context, uri *url.URL, last []hold.Last) (*hold.Answer, error) {
-	response, grips, err := c.do(ctx, http.MethodGet, uri, last)
+	response, grips, err := c.do(ctx, http.MethodGet, uri, last, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +78,7 @@ func (c *linkClient) fetch(ctx context.Context, uri *url.URL, last []hold.Last) 
 
 // post tells a gone link.
 func (c *linkClient) post(ctx context.Context, uri *url.URL) error {
-	response, _, err := c.do(ctx, http.MethodPost, uri, nil)
+	response, _, err := c.do(ctx, http.MethodPost, uri, nil, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -90,11 +97,15 @@ func (c *linkClient) post(ctx context.Context, uri *url.URL) error {
 
 // do makes a request that no client sent, and tells whether its answer may
 // instruct the gateway.
-func (c *linkClient) do(ctx context.Context, method string, uri *url.URL, last []hold.Last) (*http.Response, bool, error) {
+func (c *linkClient) do(ctx context.Context, method string, uri *url.URL, last []hold.Last, header http.Header, body []byte) (*http.Response, bool, error) {
 	r := (&http.Request{
 		Method: method, URL: uri, RequestURI: uri.RequestURI(), Host: uri.Host, RemoteAddr: c.remote,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header), Body: http.NoBody,
 	}).WithContext(ctx)
+	maps.Copy(r.Header, header)
+	if len(body) > 0 {
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
 	pool, rules := (*origin.Pool)(nil), (*origin.Rules)(nil)
 	grips := true
 	if uri.Host == c.host && (uri.Scheme == "https") == c.secure {
@@ -129,7 +140,7 @@ func (c *linkClient) do(ctx context.Context, method string, uri *url.URL, last [
 	for _, l := range last {
 		grip.AddLast(request.Header, l.Channel, l.ID)
 	}
-	if method == http.MethodPost {
+	if method == http.MethodPost && len(body) == 0 {
 		request.Header.Set("Content-Length", "0")
 	}
 	response, err := pool.RoundTrip(request)

@@ -23,7 +23,8 @@ import (
 // Feature is the value of Grip-Feature: what this gateway does of what an origin
 // may ask for, in the order in which libraries expect it.
 const Feature = "status, link:next, link:gone, " +
-	"filter:skip-self, filter:skip-users, filter:require-sub, filter:build-id, filter:var-subst"
+	"filter:skip-self, filter:skip-users, filter:require-sub, filter:build-id, filter:var-subst, " +
+	"filter:http-check, filter:http-modify"
 
 // acceptBytesMax bounds the request's and the answer's body of what is to be
 // held (Pushpin's number): both are kept.
@@ -113,12 +114,12 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		dress := client.dress // all of the client that is kept
 		held.Finish = dress.finish
 	}
-	if linked(answer.Instruction) {
+	if linked(answer.Instruction) || answer.Instruction.Hold == grip.HoldResponse { // asked again, it may name links
 		links := &linkClient{
 			g: g, route: route, chosen: g.opts.AcceptPushpinRoute && r.Header.Get("Pushpin-Route") != "",
 			host: r.Host, secure: g.isTLS(r), tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted,
 		}
-		held.Fetch, held.Post = links.fetch, links.post
+		held.Fetch, held.Post, held.Ask = links.fetch, links.post, links.ask
 	}
 	if answer.Instruction.Hold == grip.HoldResponse {
 		held.Again = g.again(r, body)

@@ -59,7 +59,8 @@ type Route struct {
 	Rules *origin.Rules
 	Pool  *origin.Pool
 
-	sign func(*http.Request) // one for all of the route's WebSockets
+	sign  func(*http.Request) // one for all of the route's WebSockets
+	asker *socketAsker        // the same
 }
 
 // name is what logs call the route.

@@ -121,6 +121,12 @@ func (chain Chain) RewritesContent() bool {
 	return slices.ContainsFunc(chain, Filter.rewritesContent)
 }
 
+// Asks reports whether Apply asks a URL (HTTPCheck, HTTPModify), so that it may
+// take seconds and needs FilterContext.HTTP.
+func (chain Chain) Asks() bool {
+	return slices.Contains(chain, HTTPCheck) || slices.Contains(chain, HTTPModify)
+}
+
 func (f Filter) rewritesContent() bool {
 	return f == BuildID || f == VarSubst || f == HTTPModify
 }

@@ -195,6 +195,21 @@ type Call struct {
 	URI   *url.URL
 	Fetch func(ctx context.Context, uri *url.URL, last []Last) (*Answer, error)
 	Post  func(ctx context.Context, uri *url.URL) error
+
+	// Ask asks a URL about an item for the same client, relative to base; needed
+	// for filters that do.
+	Ask func(ctx context.Context, base *url.URL, q *hub.Question) (content []byte, deliver bool, err error)
+}
+
+// filters are those of the instruction, of an answer that came from base, for
+// items of the channels that s follows.
+func (call *Call) filters(s *hub.Subscriber, instruction *grip.Instruction, base *url.URL) *hub.Filters {
+	filters := hub.NewFilters(s, call.Prefix, instruction.Channels, instruction.Meta)
+	if filters == nil || call.Ask == nil {
+		return filters
+	}
+	ask := call.Ask
+	return filters.WithAsk(func(ctx context.Context, q *hub.Question) ([]byte, bool, error) { return ask(ctx, base, q) })
 }
 
 // finish lets Finish have its word. Others may be reading the header.

@@ -304,13 +304,14 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		l.mu.Unlock()
 		own := *answer // others may share it, with filters of their own
 		answer = &own
-		filters := hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed)
+		filters := l.call.filters(&s.sub, in, uri).WithIDs(l.unprefixed)
 		if err := filter(filters, answer, false); err != nil {
 			s.keeper.log.Warn("next link", "route", s.route, "uri", uri, "error", err)
 			s.fail(ReasonLink)
 			return 0, true
 		}
 	}
+	s.filters.Load().Wait(s.ended) // what the origin says comes after the items before it
 	if !s.append(answer) {
 		return 0, true
 	}
@@ -332,7 +333,7 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 	l.quick = 0
 	l.mu.Unlock()
 
-	s.filters.Store(hub.NewFilters(&s.sub, l.call.Prefix, in.Channels, in.Meta).WithIDs(l.unprefixed))
+	s.filters.Store(l.call.filters(&s.sub, in, uri).WithIDs(l.unprefixed))
 	if err := s.keeper.follow(&s.sub, names); err != nil {
 		if !errors.Is(err, hub.ErrLeft) {
 			s.keeper.log.Warn("stream hold: subscribe", "route", s.route, "error", err)

@@ -118,7 +118,8 @@ func (s *response) hold(instruction *grip.Instruction) {
 			s.ids[s.call.Prefix+ch.Name] = ch.PrevID
 		}
 	}
-	s.filters = hub.NewFilters(&s.sub, s.call.Prefix, instruction.Channels, instruction.Meta).WithIDs(func() map[string]string {
+	s.filters.End() // what waits is from before the origin's answer
+	s.filters = s.call.filters(&s.sub, instruction, s.call.URI).WithIDs(func() map[string]string {
 		ids := make(map[string]string)
 		for _, ch := range instruction.Channels {
 			if ch.PrevID != "" {
@@ -202,6 +203,9 @@ func (s *response) claim(reason Reason) bool {
 // leave ends what is left of the hold, after claim.
 func (s *response) leave() {
 	s.sub.Leave()
+	s.mu.Lock()
+	s.filters.End()
+	s.mu.Unlock()
 	gone := s.gone
 	s.gone = nil
 	if gone == nil {
@@ -300,25 +304,49 @@ func (s *response) Deliver(run *hub.Run) int {
 				s.again(rand.N(againSpread))
 				return 0
 			}
-			body, ok, err := filters.Pass(run.Channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters)
-			if err != nil {
-				s.keeper.filterErrors.Inc()
-				s.keeper.log.Debug("item skipped", "route", s.call.Route, "channel", run.Channel, "error", err)
-			}
-			if !ok {
+			if filters.Asks(run.Channel) {
+				channel := run.Channel
+				room := filters.Later(channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters, func(body []byte, ok bool, err error) {
+					_, n := s.passed(&stored, channel, item, body, ok, err)
+					s.sub.Delivered(n)
+				})
+				if !room {
+					s.keeper.log.Info("too many items wait for a filter's URL, ending a held response", "route", s.call.Route, "channel", channel)
+					s.finish(Answer{
+						Status: http.StatusServiceUnavailable, Header: http.Header{"Content-Type": {"text/plain"}, "Retry-After": {"1"}},
+						Body: []byte("Too many items wait.\n"),
+					}, ReasonSlow)
+					return 0
+				}
 				continue
 			}
-			answer, err := published(&stored, item, body)
-			if err != nil {
-				s.keeper.log.Warn("published patch does not fit the held response", "route", s.call.Route, "channel", run.Channel, "error", err)
+			body, ok, err := filters.Pass(run.Channel, run.Item(i), item.Body, item.ContentFilters, item.HasContentFilters)
+			if done, n := s.passed(&stored, run.Channel, item, body, ok, err); done {
+				return n
 			}
-			if s.finish(answer, ReasonPublished) {
-				return 1
-			}
-			return 0
 		}
 	}
 	return 0
+}
+
+// passed answers with what filters left of an item. Unless done, the response is
+// still held; n is 1 if the client gets the item.
+func (s *response) passed(stored *Answer, channel string, item *grip.ResponseItem, body []byte, ok bool, err error) (done bool, n int) {
+	if err != nil {
+		s.keeper.filterErrors.Inc()
+		s.keeper.log.Debug("item skipped", "route", s.call.Route, "channel", channel, "error", err)
+	}
+	if !ok {
+		return false, 0
+	}
+	answer, err := published(stored, item, body)
+	if err != nil {
+		s.keeper.log.Warn("published patch does not fit the held response", "route", s.call.Route, "channel", channel, "error", err)
+	}
+	if s.finish(answer, ReasonPublished) {
+		return true, 1
+	}
+	return true, 0
 }
 
 // followsLocked says whether the item comes next for the client, as far as the

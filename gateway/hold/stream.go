@@ -110,7 +110,7 @@ func (s *stream) begin(call *Call, first []byte) {
 		s.ended = make(chan struct{})
 	}
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatStream, Updates: s.linked != nil})
-	filters := hub.NewFilters(&s.sub, call.Prefix, instruction.Channels, instruction.Meta)
+	filters := call.filters(&s.sub, instruction, call.URI)
 	if s.linked != nil {
 		filters = filters.WithIDs(s.linked.unprefixed)
 	}
@@ -271,13 +271,7 @@ func (s *stream) Deliver(run *hub.Run) int {
 		return s.linked.deliver(run)
 	}
 	if run.Len() == 1 {
-		if st := run.Item(0).Stream; st != nil && st.Action != grip.ActionSend {
-			if st.Action != grip.ActionClose {
-				return 0
-			}
-			s.end(ReasonPublished)
-			return 1
-		} else if st != nil && st.HasContentFilters {
+		if st := run.Item(0).Stream; st != nil && (st.Action != grip.ActionSend || st.HasContentFilters) {
 			return s.deliverEach(run)
 		}
 	}
@@ -311,12 +305,24 @@ func (s *stream) deliverEach(run *hub.Run) int {
 // deliverItem sends what filters leave of an item, and returns 1 if that is
 // something.
 func (s *stream) deliverItem(channel string, item *grip.Item) int {
-	st := item.Stream
-	if st.Action == grip.ActionClose {
+	st, filters := item.Stream, s.filters.Load()
+	if filters.Asks(channel) {
+		s.deliverLater(filters, channel, item)
+		return 0
+	}
+	switch st.Action {
+	case grip.ActionSend:
+		content, ok, err := filters.Pass(channel, item, st.Content, st.ContentFilters, st.HasContentFilters)
+		return s.passed(channel, content, ok, err)
+	case grip.ActionClose:
 		s.end(ReasonPublished)
 		return 1
 	}
-	content, ok, err := s.filters.Load().Pass(channel, item, st.Content, st.ContentFilters, st.HasContentFilters)
+	return 0
+}
+
+// passed sends what filters left of an item, and returns 1 if that is something.
+func (s *stream) passed(channel string, content []byte, ok bool, err error) int {
 	if err != nil {
 		s.keeper.filterErrors.Inc()
 		s.keeper.log.Debug("item skipped", "route", s.route, "channel", channel, "error", err)
@@ -325,6 +331,27 @@ func (s *stream) deliverItem(channel string, item *grip.Item) int {
 		return 0
 	}
 	return 1
+}
+
+// deliverLater delivers an item in its turn: a filter asks a URL about it, or
+// about one before it.
+func (s *stream) deliverLater(filters *hub.Filters, channel string, item *grip.Item) {
+	st, room := item.Stream, true
+	switch st.Action {
+	case grip.ActionSend:
+		room = filters.Later(channel, item, st.Content, st.ContentFilters, st.HasContentFilters, func(content []byte, ok bool, err error) {
+			s.sub.Delivered(s.passed(channel, content, ok, err))
+		})
+	case grip.ActionClose:
+		room = filters.Turn(func() {
+			s.end(ReasonPublished)
+			s.sub.Delivered(1)
+		})
+	}
+	if !room {
+		s.keeper.log.Info("too many items wait for a filter's URL, closing a stream client", "route", s.route, "channel", channel)
+		s.fail(ReasonSlow)
+	}
 }
 
 // send sends b; false means that the client does not get it.
@@ -389,6 +416,7 @@ func (s *stream) Closed(_ *wire.Conn, err error) {
 	}
 	s.setReason(ReasonGone)
 	s.setKeepAlive(nil)
+	s.filters.Load().End()
 	if s.linked != nil {
 		s.linked.timer.Stop()
 		close(s.ended)

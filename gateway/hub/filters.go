@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"context"
 	"maps"
+	"strings"
 
 	"github.com/gripway/gripway/grip"
 )
@@ -19,6 +21,8 @@ type Filters struct {
 	chains     map[string]grip.Chain // by channel, prefixed; only those with filters
 	subscribed func(channel string) bool
 	ids        func() map[string]string // of channels, without prefix; nil where none are known
+	line       *line                    // nil if no filter asks a URL
+	ask        Ask
 }
 
 // WithIDs returns f with what tells the last ids that the subscriber has, by
@@ -93,7 +97,7 @@ func (f *Filters) WithChannel(s *Subscriber, prefix string, ch grip.Channel) *Fi
 		return s.Subscribed(prefix + channel)
 	}}
 	if f != nil {
-		n.meta = f.meta
+		n.meta, n.ids, n.line, n.ask = f.meta, f.ids, f.line, f.ask
 		maps.Copy(n.chains, f.chains)
 	}
 	delete(n.chains, name)
@@ -117,8 +121,89 @@ func (f *Filters) WithMeta(meta map[string]string) *Filters {
 	return &n
 }
 
-// Any says whether items of the channel have to pass filters.
-func (f *Filters) Any(channel string) bool { return f != nil && f.chains[channel] != nil }
+// WithAsk returns f with the way to ask URLs, if a filter asks any. Items wait in
+// line for their turn, which the caller ends with the client.
+func (f *Filters) WithAsk(ask Ask) *Filters {
+	if f == nil || f.line != nil {
+		return f
+	}
+	for _, chain := range f.chains {
+		if chain.Asks() {
+			n := *f
+			n.line, n.ask = new(line), ask
+			return &n
+		}
+	}
+	return f
+}
+
+// Any says whether items of the channel have to pass filters, or to wait for
+// items that do.
+func (f *Filters) Any(channel string) bool {
+	return f != nil && (f.chains[channel] != nil || f.line != nil && f.line.busy())
+}
+
+// Asks says that what becomes of an item of the channel cannot be said at once: a
+// filter asks a URL about it, or it has to wait for items about which one does.
+func (f *Filters) Asks(channel string) bool {
+	return f != nil && f.line != nil && (f.chains[channel].Asks() || f.line.busy())
+}
+
+// Later is Pass for items of channels that Asks: then is called with what Pass
+// would return, in the item's turn, unless the client has gone. It returns false,
+// and does nothing, if too many items wait.
+func (f *Filters) Later(channel string, item *grip.Item, content []byte, asserted []string, asserts bool, then func(out []byte, ok bool, err error)) bool {
+	chain := f.chains[channel]
+	known := f.context(item.Meta, chain.Asks() || chain.RewritesResponse())
+	return f.line.do(len(content), func(ctx context.Context) {
+		if asserts && !chain.HasContentFilters(asserted) {
+			then(nil, false, nil)
+			return
+		}
+		if f.ask != nil {
+			last := f.before(channel, item, known.PrevIDs)
+			known.HTTP = func(filter grip.Filter, content []byte) ([]byte, bool, error) {
+				return f.ask(ctx, &Question{
+					Filter: filter, URL: known.SubMeta["url"], SubMeta: known.SubMeta, PubMeta: known.PubMeta, Last: last, Content: content,
+				})
+			}
+		}
+		out, ok, err := chain.Apply(known, content)
+		if ctx.Err() == nil {
+			then(out, ok, err)
+		}
+	})
+}
+
+// Wait returns when no item waits for another any more, or done is closed.
+func (f *Filters) Wait(done <-chan struct{}) {
+	if f != nil && f.line != nil {
+		f.line.wait(done)
+	}
+}
+
+// End forgets items that wait.
+func (f *Filters) End() {
+	if f != nil && f.line != nil {
+		f.line.end()
+	}
+}
+
+// Turn does something else in its turn: after the items that wait. Like Later it
+// may refuse.
+func (f *Filters) Turn(then func()) bool { return f.line.do(0, func(context.Context) { then() }) }
+
+// before is the ids that the subscriber had before the item, which it may not be
+// given.
+func (f *Filters) before(channel string, item *grip.Item, ids map[string]string) map[string]string {
+	name := strings.TrimPrefix(channel, f.prefix)
+	if _, tracked := ids[name]; !tracked || item.PrevID == "" {
+		return ids
+	}
+	ids = maps.Clone(ids)
+	ids[name] = item.PrevID
+	return ids
+}
 
 // Pass returns what the subscriber is to get of an item's content, and whether
 // it is to get it. If asserts is set, the publisher wants only subscribers whose

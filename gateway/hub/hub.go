@@ -335,6 +335,14 @@ func (s *Subscriber) find(name string) int {
 	return -1
 }
 
+// Delivered counts items that were handed to the client after Deliver had
+// returned.
+func (s *Subscriber) Delivered(items int) {
+	if items > 0 {
+		s.shard.hub.delivered[s.format.String()].Add(float64(items))
+	}
+}
+
 // Unsubscribe ends following a channel. A delivery that has begun may still come.
 func (s *Subscriber) Unsubscribe(name string) {
 	s.shard.mu.Lock()

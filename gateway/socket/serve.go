@@ -34,11 +34,20 @@ type Call struct {
 	Prefix   string
 	Channels []string
 
+	// Asker asks URLs for filters, on behalf of Client, which only it understands.
+	Asker  Asker
+	Client string
+
 	// Failed answers a client whose origin could not be asked or answered wrong.
 	Failed func(err error)
 
 	// Reject passes on the origin's refusal.
 	Reject func(status int, header http.Header, body []byte)
+}
+
+// Asker asks URLs about items on behalf of clients.
+type Asker interface {
+	Ask(ctx context.Context, client string, q *hub.Question) (content []byte, deliver bool, err error)
 }
 
 // Serve asks the origin by HTTP whether it accepts the client and, if so, keeps
@@ -75,7 +84,7 @@ func (k *Keeper) Serve(call Call, client *wsoverhttp.Client) {
 		return
 	}
 	s := &session{
-		keeper: k, id: call.ID, route: call.Route, prefix: call.Prefix,
+		keeper: k, id: client.ID(), route: call.Route, prefix: call.Prefix, asker: call.Asker, client: call.Client,
 		up: &overHTTP{client}, grip: answer.Extension.On, marker: answer.Extension.MessagePrefix,
 	}
 	if err := k.keep(s, call, answer.Header, answer); err != nil {

@@ -52,6 +52,8 @@ type session struct {
 	route    string
 	prefix   string   // of channels
 	implicit []string // channels that the route subscribes
+	asker    Asker    // nil if no URLs can be asked
+	client   string   // for asker
 	marker   string   // what the origin's messages begin with
 	grip     bool     // the origin speaks GRIP: marker and control messages count
 	deflated bool
@@ -647,6 +649,7 @@ func (s *session) closeTimedOut() {
 // Closed implements wire.Handler.
 func (s *session) Closed(_ *wire.Conn, err error) {
 	s.sub.Leave()
+	s.filters.Load().End()
 	s.mu.Lock()
 	s.gone = true
 	switch {
@@ -697,9 +700,7 @@ func (s *session) askAgain() {
 func (s *session) Deliver(run *hub.Run) int {
 	filters := s.filters.Load()
 	if run.Len() == 1 {
-		if m := run.Item(0).Message; m != nil && m.Action != grip.ActionSend {
-			return s.deliverAction(m)
-		} else if m != nil && m.HasContentFilters {
+		if m := run.Item(0).Message; m != nil && (m.Action != grip.ActionSend || m.HasContentFilters) {
 			return s.deliverEach(run, filters)
 		}
 	}
@@ -717,26 +718,66 @@ func (s *session) Deliver(run *hub.Run) int {
 func (s *session) deliverEach(run *hub.Run, filters *hub.Filters) int {
 	n := 0
 	for i := range run.Len() {
-		item := run.Item(i)
-		m := item.Message
-		if m == nil {
-			continue
+		if item := run.Item(i); item.Message != nil {
+			n += s.deliverItem(run.Channel, item, filters)
 		}
-		content, ok, err := filters.Pass(run.Channel, item, m.Content, m.ContentFilters, m.HasContentFilters)
-		if err != nil {
-			s.keeper.filterErrors.Inc()
-			s.keeper.log.Debug("item skipped", "conn", s.id, "channel", run.Channel, "error", err)
-		}
-		if !ok {
-			continue
-		}
-		b := Frame(&grip.MessageItem{Type: m.Type, Content: content}, s.deflated)
-		if len(b) == 0 || !s.sendFrames(b) {
-			continue
-		}
-		n++
 	}
 	return n
+}
+
+// deliverItem sends what filters leave of an item, or does what it says, and
+// returns 1 if that is something.
+func (s *session) deliverItem(channel string, item *grip.Item, filters *hub.Filters) int {
+	m := item.Message
+	if filters.Asks(channel) && m.Action != grip.ActionRefresh {
+		s.deliverLater(channel, item, filters)
+		return 0
+	}
+	if m.Action != grip.ActionSend {
+		return s.deliverAction(m)
+	}
+	content, ok, err := filters.Pass(channel, item, m.Content, m.ContentFilters, m.HasContentFilters)
+	return s.passed(channel, m, content, ok, err)
+}
+
+// deliverLater delivers an item in its turn: a filter asks a URL about it, or
+// about one before it.
+func (s *session) deliverLater(channel string, item *grip.Item, filters *hub.Filters) {
+	m, room := item.Message, true
+	switch m.Action {
+	case grip.ActionSend:
+		room = filters.Later(channel, item, m.Content, m.ContentFilters, m.HasContentFilters, func(content []byte, ok bool, err error) {
+			s.sub.Delivered(s.passed(channel, m, content, ok, err))
+		})
+	case grip.ActionClose:
+		room = filters.Turn(func() { s.sub.Delivered(s.deliverAction(m)) })
+	}
+	if !room {
+		s.keeper.log.Info("too many items wait for a filter's URL", "conn", s.id, "route", s.route, "channel", channel)
+		s.slow()
+	}
+}
+
+// errNotText says that a filter made of a text what is none.
+var errNotText = errors.New("filters left no UTF-8")
+
+// passed sends what filters left of an item, and returns 1 if that is something.
+func (s *session) passed(channel string, m *grip.MessageItem, content []byte, ok bool, err error) int {
+	if ok && m.Type == grip.Text && !utf8.Valid(content) {
+		ok, err = false, errNotText
+	}
+	if err != nil {
+		s.keeper.filterErrors.Inc()
+		s.keeper.log.Debug("item skipped", "conn", s.id, "channel", channel, "error", err)
+	}
+	if !ok {
+		return 0
+	}
+	b := Frame(&grip.MessageItem{Type: m.Type, Content: content}, s.deflated)
+	if len(b) == 0 || !s.sendFrames(b) {
+		return 0
+	}
+	return 1
 }
 
 // sendFrames sends published frames; false means that the client does not get them.
@@ -819,7 +860,11 @@ func (s *session) control(text []byte) {
 			s.close(ReasonOriginError, closeOriginFailed, "too many filters")
 			return
 		}
-		s.filters.Store(s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters}).WithMeta(s.meta))
+		filters := s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters}).WithMeta(s.meta)
+		if s.asker != nil {
+			filters = filters.WithAsk(s.askURL)
+		}
+		s.filters.Store(filters)
 		s.subscribe(c.Channel)
 	case grip.ControlUnsubscribe:
 		name := s.prefix + c.Channel
@@ -846,6 +891,11 @@ func (s *session) control(text []byte) {
 	case grip.ControlFlushDelayed:
 		s.flushDelayed()
 	}
+}
+
+// askURL asks a URL about an item.
+func (s *session) askURL(ctx context.Context, q *hub.Question) ([]byte, bool, error) {
+	return s.asker.Ask(ctx, s.client, q)
 }
 
 // setMeta changes what filters know of the connection. Meta is replaced, not

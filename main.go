@@ -290,6 +290,7 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 		QueueBytes:            c.ClientQueueBytes,
 		WebSocketBytes:        c.WebSocketMessageBytes,
 		WebSocketCompression:  c.WebSocketCompression,
+		WebSocketDrop:         c.WebSocketDrop,
 		Subscriptions:         c.SubscriptionsPerConnection,
 		TimeoutMin:            c.ResponseTimeoutMin,
 		Linger:                c.SubscriptionLinger,

@@ -85,6 +85,7 @@ type Options struct {
 	StallMax             time.Duration // see wire.GroupOptions
 	WebSocketBytes       int           // see socket.Options.MessageBytes
 	WebSocketCompression bool          // see socket.Options.Compression
+	WebSocketDrop        bool          // see socket.Options.Drop
 	Subscriptions        int           // see socket.Options and hold.Options
 	TimeoutMin           time.Duration // see hold.Options
 	FirstUpdate          time.Duration // see hub.Options
@@ -151,7 +152,7 @@ func New(opts Options) (*Gateway, error) {
 	})
 	g.sockets = socket.NewKeeper(socket.Options{
 		Hub: g.hub, Group: group, MessageBytes: opts.WebSocketBytes, Subscriptions: opts.Subscriptions,
-		Compression: opts.WebSocketCompression, Metrics: m, Log: opts.Log,
+		Compression: opts.WebSocketCompression, Drop: opts.WebSocketDrop, Metrics: m, Log: opts.Log,
 	})
 	g.SetRoutes(nil)
 	return g, nil

@@ -42,6 +42,7 @@ type Config struct {
 	SubscriptionLinger        time.Duration `name:"subscription-linger" kind:"duration" def:"60s" placeholder:"DURATION" group:"hold" help:"How long a channel stays subscribed after its last held response has gone."`
 	MessageWait               time.Duration `name:"message-wait" kind:"duration" def:"5s" placeholder:"DURATION" group:"hold" help:"How long an item waits for the one that its prev-id names."`
 	IDTTL                     time.Duration `name:"id-ttl" kind:"duration" def:"60s" placeholder:"DURATION" group:"hold" help:"How long an item's id is remembered, so that the same item sent again is dropped; 0s for not at all."`
+	WebSocketDrop             bool          `name:"websocket-drop" kind:"bool" def:"false" negatable:"" group:"hold" help:"Drop the connection of a WebSocket client whose origin has failed, as Pushpin does, instead of closing it with 1011 or 1012."`
 	WebSocketCompression      bool          `name:"websocket-compression" kind:"bool" def:"false" negatable:"" group:"hold" help:"Offer permessage-deflate to WebSocket clients."`
 	DrainTimeout              time.Duration `name:"drain-timeout" kind:"duration" def:"10s" placeholder:"DURATION" group:"hold" help:"After SIGTERM, how long clients are given to finish or move on before they are closed."`
 

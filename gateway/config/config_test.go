@@ -76,6 +76,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		{"drain-timeout", got.DrainTimeout, 10 * time.Second},
 		{"update-on-first-subscription", got.UpdateOnFirstSubscription, true},
 		{"subscription-linger", got.SubscriptionLinger, time.Minute},
+		{"websocket-drop", got.WebSocketDrop, false},
 		{"websocket-compression", got.WebSocketCompression, false},
 		{"set-x-forwarded-protocol", got.SetXForwardedProtocol, "proto-only"},
 		{"log-format", got.LogFormat, "text"},

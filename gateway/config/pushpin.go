@@ -123,6 +123,7 @@ var pushpinDefaults = map[string]string{
 	"response-timeout-min": "5s",
 	"header-bytes":         "8192",
 	"holds-max":            "50000",
+	"websocket-drop":       "true",
 }
 
 // Keys that fill itself reads.

@@ -211,6 +211,7 @@ func TestPushpinKeysBecomeSettings(t *testing.T) {
 		{"seconds", "[handler]\nsubscription_linger=5", nil, func(p *config.PushpinCommand) any { return p.SubscriptionLinger }, 5 * time.Second},
 		{"seconds of ids", "[handler]\nid_cache_ttl=0", nil, func(p *config.PushpinCommand) any { return p.IDTTL }, time.Duration(0)},
 		{"milliseconds", "[handler]\nmessage_wait=250", nil, func(p *config.PushpinCommand) any { return p.MessageWait }, 250 * time.Millisecond},
+		{"clients of a failed origin are dropped", "", nil, func(p *config.PushpinCommand) any { return p.WebSocketDrop }, true},
 		{"compression", "[runner]\nallow_compression=true", nil, func(p *config.PushpinCommand) any { return p.WebSocketCompression }, true},
 		{"a name for CDN-Loop", "[proxy]\ncdn_loop=edge", nil, func(p *config.PushpinCommand) any { return p.CDNLoop }, "edge"},
 		{"levels: fewer", "[runner]\nlog_level=0", nil, func(p *config.PushpinCommand) any { return p.LogLevel }, "error"},

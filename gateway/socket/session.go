@@ -419,6 +419,13 @@ func (s *session) originFailed(reason Reason, err error) {
 		level = s.keeper.log.Debug
 	}
 	level("WebSocket origin failed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
+	if s.keeper.opts.Drop {
+		s.mu.Lock()
+		s.setReasonLocked(reason)
+		s.mu.Unlock()
+		s.conn.Close(nil)
+		return
+	}
 	if reason == ReasonUnreachable {
 		s.closeAndEnd(reason, closeUnreachable, "origin is unreachable")
 	} else {

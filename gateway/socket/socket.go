@@ -99,6 +99,10 @@ type Options struct {
 	// ExchangeTimeout bounds one request to the origin. Zero means 5 minutes.
 	ExchangeTimeout time.Duration
 
+	// Drop ends the connection of a client whose origin has failed without a Close
+	// frame, as Pushpin does.
+	Drop bool
+
 	// Compression offers permessage-deflate (RFC 7692), without context takeover.
 	Compression bool
 

@@ -286,6 +286,7 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 		CrossOrigin:           c.AutoCrossOrigin,
 		AcceptXForwardedProto: c.AcceptXForwardedProtocol,
 		HeaderBytes:           c.HeaderBytes,
+		SockJSURL:             c.SockJSURL,
 		HoldsMax:              c.HoldsMax,
 		QueueBytes:            c.ClientQueueBytes,
 		WebSocketBytes:        c.WebSocketMessageBytes,
@@ -411,6 +412,7 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 	}
 	route := &gateway.Route{
 		ID: line.ID, Domain: line.Domain, PathBeg: line.PathBeg, Proto: line.Proto, TLS: line.SSL,
+		SockJS: line.SockJS, SockJSAs: line.SockJSAsPath,
 		Prefix: line.Prefix, Debug: c.Debug || line.Debug, NoGrip: line.NoGrip, Rules: rules,
 		CrossOrigin: c.AutoCrossOrigin || line.AutoCrossOrigin,
 		JSONP: gateway.JSONP{

@@ -4,7 +4,7 @@
 //
 // # The plan
 //
-//	gateway.go ─► socket ─┐
+//	gateway.go ─► socket ─┐         (sockjs: a socket for who cannot have one)
 //	     │   └──► hold ───┴► hub      who holds clients, who gives them items
 //	     │          └──────────► wire who keeps connections
 //	     ├──► origin                  requests to origins
@@ -49,6 +49,7 @@ import (
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/socket"
+	"github.com/gripway/gripway/gateway/sockjs"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/pubsub"
 )
@@ -81,6 +82,9 @@ type Options struct {
 	// Zero means no bound but the system's.
 	HoldsMax int
 
+	// SockJSURL is the client library that pages for iframes load (see sockjs.Options).
+	SockJSURL string
+
 	QueueBytes           int           // see wire.GroupOptions
 	StallMax             time.Duration // see wire.GroupOptions
 	WebSocketBytes       int           // see socket.Options.MessageBytes
@@ -107,6 +111,7 @@ type Gateway struct {
 	holds   *hold.Keeper
 	sockets *socket.Keeper
 	asks    *asks
+	sockjs  *sockjs.Server
 
 	requests map[string]metrics.Counter // by kind
 	refusals map[string]metrics.Counter // by reason
@@ -153,6 +158,9 @@ func New(opts Options) (*Gateway, error) {
 	g.sockets = socket.NewKeeper(socket.Options{
 		Hub: g.hub, Group: group, MessageBytes: opts.WebSocketBytes, Subscriptions: opts.Subscriptions,
 		Compression: opts.WebSocketCompression, Drop: opts.WebSocketDrop, Metrics: m, Log: opts.Log,
+	})
+	g.sockjs = sockjs.New(sockjs.Options{
+		ClientURL: opts.SockJSURL, SendBytes: sockJSFactor * opts.WebSocketBytes, QueueBytes: opts.QueueBytes, Metrics: m, Log: opts.Log,
 	})
 	g.SetRoutes(nil)
 	return g, nil
@@ -207,6 +215,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := g.route(r, upgrade)
+	if route != nil && route.SockJS != "" && g.serveSockJS(w, r, route) {
+		return
+	}
 	crossOrigin := route == nil && g.opts.CrossOrigin || route != nil && route.CrossOrigin
 	switch {
 	case crossOrigin && !upgrade: // browsers do not ask about WebSockets

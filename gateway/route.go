@@ -51,6 +51,12 @@ type Route struct {
 	CrossOrigin bool
 	JSONP       JSONP
 
+	// SockJS is the path below which clients speak SockJS, without a slash at its
+	// end; SockJSAs is the path that their WebSockets have for the origin. Empty is
+	// none, and SockJS' own.
+	SockJS   string
+	SockJSAs string
+
 	// Untrusted keeps links of answers from private addresses, as the option of
 	// that name does the targets.
 	Untrusted bool

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/socket"
+	"github.com/gripway/gripway/gateway/sockjs"
 	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/wsoverhttp"
 )
@@ -72,6 +73,22 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *
 		options.Decorate = route.sign
 	}
 	g.sockets.Serve(call, wsoverhttp.NewClient(options))
+}
+
+// sockJSFactor is how many bytes of JSON a byte of a message may take, escaped.
+const sockJSFactor = 2
+
+// serveSockJS answers a SockJS client's request; false means that it is another's.
+func (g *Gateway) serveSockJS(w http.ResponseWriter, r *http.Request, route *Route) bool {
+	path := encodedPath(r)
+	if !sockjs.Takes(path, route.SockJS) {
+		return false
+	}
+	g.sockjs.Serve(sockjs.Call{
+		W: w, R: r, Path: path, Base: route.SockJS, As: route.SockJSAs, Realm: route.Domain,
+		Open: func(w http.ResponseWriter, r *http.Request) { g.serveWebSocket(w, r, route) },
+	})
+	return true
 }
 
 // serveNative takes the client to an origin that speaks WebSocket itself.

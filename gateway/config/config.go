@@ -25,6 +25,7 @@ type Config struct {
 	Routes             string  `name:"routes" kind:"file" placeholder:"FILE" group:"route" help:"A file of routes; it is watched, and read again when it changes or on SIGHUP."`
 	AcceptPushpinRoute bool    `name:"accept-pushpin-route" kind:"bool" def:"false" negatable:"" group:"route" help:"Let a client choose the route by its id, with the header Pushpin-Route. Only for clients you trust."`
 	AutoCrossOrigin    bool    `name:"auto-cross-origin" kind:"bool" def:"false" negatable:"" group:"route" help:"Let pages of other sites read answers: add CORS headers that the origin did not set, and answer JSON-P. The routes' own aco does it for one."`
+	SockJSURL          string  `name:"sockjs-url" kind:"text" def:"https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js" placeholder:"URL" group:"route" help:"The SockJS client that pages for iframes load, for routes with sockjs=."`
 	Debug              bool    `name:"debug" kind:"bool" def:"false" negatable:"" group:"route" help:"Tell clients why an answer of the origin was refused. The routes' own debug does it for one."`
 
 	SigKey      Secret `name:"sig-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Sign requests to origins (Grip-Sig) with this: plain text, base64:…, or file:… (PEM, or hexadecimal). Empty signs nothing."`

@@ -106,6 +106,7 @@ var pushpinSettings = map[string]pushpinSetting{
 	"proxy/x_forwarded_for_trusted":        {key: "x-forwarded-for-trusted"},
 	"proxy/accept_pushpin_route":           {key: "accept-pushpin-route"},
 	"proxy/cdn_loop":                       {key: "cdn-loop"},
+	"proxy/sockjs_url":                     {key: "sockjs-url"},
 	"proxy/sig_iss":                        {key: "sig-iss"},
 	"proxy/sig_key":                        {key: "sig-key"},
 	"proxy/upstream_key":                   {key: "upstream-key"},
@@ -142,7 +143,7 @@ const pushpinNeedless = " global/rundir global/ipc_prefix runner/rundir runner/s
 
 // Keys of what is not there yet.
 const pushpinMissing = " global/stats_connection_ttl global/stats_connection_send runner/local_ports" +
-	" proxy/max_open_requests proxy/orig_headers_need_mark proxy/log_from proxy/log_user_agent proxy/sockjs_url" +
+	" proxy/max_open_requests proxy/orig_headers_need_mark proxy/log_from proxy/log_user_agent" +
 	" proxy/stats_connections_max_ttl proxy/stats_report_interval proxy/stats_spec" +
 	" handler/stats_spec handler/state_spec handler/stats_subscription_ttl" +
 	" handler/stats_report_interval handler/stats_format" +

@@ -54,6 +54,9 @@ type Route struct {
 	JSONPDefaultCallback string // jsonp_defcb: the function if there is only a body; "" = none
 	JSONPDefaultMethod   string // jsonp_defmethod; "" = GET, or POST in basic mode
 
+	SockJS       string // option sockjs: the path below which clients speak SockJS, without a slash at its end; "" = none
+	SockJSAsPath string // sockjs_as_path: their path for the origin; "" = SockJS
+
 	LogLevel *int // 0 errors, 1 warnings, 2 informational, 3 debug; nil = the gateway's
 
 	// Targets are tried in this order. At least one.
@@ -308,7 +311,7 @@ var conditionOptions = map[string]bool{
 	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false,
 	"as_host": false, "path_rem": false, "replace_beg": false, "log_level": false, "orig_headers": false,
 	"aco": false, "jsonp_mode": false, "jsonp_cb": false, "jsonp_body": false, "jsonp_defcb": false, "jsonp_defmethod": false,
-	"session": true, "sockjs": true, "sockjs_as_path": true,
+	"sockjs": false, "sockjs_as_path": false, "session": true,
 }
 
 var targetOptions = map[string]bool{
@@ -420,6 +423,18 @@ func (route *Route) readOption(o option, dir string) error {
 		}
 		yes := o.value == "yes"
 		route.SSL = &yes
+	case "sockjs", "sockjs_as_path":
+		if o.value[0] != '/' || strings.ContainsAny(o.value, "?# ") {
+			return fmt.Errorf("%s %q: want a path, like /sockjs", o.name, o.value)
+		}
+		if o.name == "sockjs_as_path" {
+			route.SockJSAsPath = o.value
+			return nil
+		}
+		route.SockJS = strings.TrimRight(o.value, "/")
+		if route.SockJS == "" {
+			return fmt.Errorf("sockjs %q: want a path of its own, like /sockjs", o.value)
+		}
 	case "id":
 		route.ID = o.value
 	case "sig_key":

@@ -117,8 +117,9 @@ func TestWrongRouteLines(t *testing.T) {
 		{"certificate without key", "* a:1,client_cert=x", "client_cert and client_key belong together"},
 		{"certificate missing", "* a:1,client_cert=x,client_key=y", "no such file"},
 		{"session", "*,session a:1", "option session is not supported yet"},
-		{"sockjs", "*,sockjs=/s a:1", "option sockjs is not supported yet"},
-		{"sockjs_as_path", "*,sockjs_as_path=/s a:1", "option sockjs_as_path is not supported yet"},
+		{"sockjs", "*,sockjs=s a:1", `sockjs "s": want a path, like /sockjs`},
+		{"sockjs everywhere", "*,sockjs=/ a:1", `sockjs "/": want a path of its own`},
+		{"sockjs_as_path", "*,sockjs=/s,sockjs_as_path=/a?b a:1", `sockjs_as_path "/a?b": want a path`},
 		{"aco with a no", "*,aco=false a:1", `option aco is on by being there: leave out "=false"`},
 		{"jsonp_mode", "*,aco,jsonp_mode=short a:1", `jsonp_mode "short": want basic or extended`},
 		{"jsonp_defmethod", "*,aco,jsonp_defmethod=\"A B\" a:1", `jsonp_defmethod "A B": want a method`},
@@ -153,7 +154,7 @@ func TestRoutesMayServePagesOfOtherSites(t *testing.T) {
 }
 
 func TestAllThatIsWrongInALineIsTold(t *testing.T) {
-	_, problems := config.ParseRoutes("routes", "*,proto=x,sockjs=/s,session a,host= b")
+	_, problems := config.ParseRoutes("routes", "*,proto=x,sockjs=s,session a,host= b")
 	if len(problems) != 6 {
 		t.Errorf("got %d problems, want 6: %v", len(problems), problems)
 	}

@@ -1,0 +1,236 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gripway/gripway/integration/harness"
+)
+
+// These tests hold the gateway to libraries that others have written: as they are
+// in the registries, in versions that libraries/package-lock.json and
+// libraries/requirements.txt name. Who has no node, npm or Python is told that the
+// tests were left out.
+
+// libraryWait is how long a program of libraries may take for one line.
+const libraryWait = 60 * time.Second
+
+// librariesDir has the programs of libraries with what npm installed for them.
+var librariesDir = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(built.program), "libraries-") // removed with it
+	if err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(dir, os.DirFS("libraries")); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund")
+	command.Dir = dir
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// needPrograms skips a test, loudly, where a program is missing.
+func needPrograms(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("SKIPPED, other people's libraries are not tried: no %s here: %v", name, err)
+		}
+	}
+}
+
+// talker is a program of libraries: it is told lines and says lines.
+type talker struct {
+	t     *testing.T
+	in    io.WriteCloser
+	lines chan string // closed at the program's end
+	said  strings.Builder
+}
+
+// startNode runs a program of libraries.
+func startNode(t *testing.T, env []string, args ...string) *talker {
+	t.Helper()
+	needPrograms(t, "node", "npm")
+	dir, err := librariesDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command("node", args...)
+	command.Dir = dir
+	return startTalker(t, command, env)
+}
+
+func startTalker(t *testing.T, command *exec.Cmd, env []string) *talker {
+	t.Helper()
+	command.Env = append(os.Environ(), env...)
+	in, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr := new(strings.Builder)
+	command.Stderr = stderr
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &talker{t: t, in: in, lines: make(chan string, 1000)}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer close(p.lines)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			p.lines <- lines.Text()
+		}
+	})
+	t.Cleanup(func() {
+		in.Close()
+		command.Process.Kill()
+		for range p.lines { // so that it does not wait for us
+		}
+		reading.Wait()
+		command.Wait()
+		if t.Failed() {
+			t.Logf("%v said:\n%s\nand on standard error:\n%s", command.Args, p.said.String(), tail(stderr.String(), logLines))
+		}
+	})
+	return p
+}
+
+// tell writes a line for the program.
+func (p *talker) tell(line string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// says wants these lines, in this order and without others.
+func (p *talker) says(want ...string) {
+	p.t.Helper()
+	for _, line := range want {
+		got, err := p.next()
+		if err != nil {
+			p.t.Fatalf("%v, want %q", err, line)
+		}
+		if got != line {
+			p.t.Fatalf("got %q, want %q", got, line)
+		}
+	}
+}
+
+func (p *talker) next() (string, error) {
+	select {
+	case line, ok := <-p.lines:
+		if !ok {
+			return "", errors.New("the program has ended")
+		}
+		p.said.WriteString(line + "\n")
+		return line, nil
+	case <-time.After(libraryWait):
+		return "", fmt.Errorf("no line after %v", libraryWait)
+	}
+}
+
+// startFor starts a gateway that a test has for itself.
+func startFor(t *testing.T, options harness.GatewayOptions) *harness.Gateway {
+	t.Helper()
+	path, peer, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Program, options.Peer = path, peer
+	if options.Dir == "" {
+		options.Dir = t.TempDir()
+	}
+	g, err := harness.StartGateway(options)
+	if g != nil {
+		t.Cleanup(func() {
+			if err := g.Close(); err != nil {
+				t.Error(err)
+			}
+			if t.Failed() {
+				t.Logf("log of the gateway:\n%s", tail(g.Log(), logLines))
+			}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// startOriginFor starts an origin that a test has for itself.
+func startOriginFor(t *testing.T) *harness.Origin {
+	t.Helper()
+	o, err := harness.StartOrigin(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+func eventsReply(has string, header harness.Header, events ...harness.Event) harness.Reply {
+	var body []byte
+	for _, event := range events {
+		body = harness.AppendEvent(body, event)
+	}
+	return harness.Reply{
+		Method: "POST", Target: "/sock*", Has: has, Status: 200,
+		Header: append(harness.Header{{Name: "Content-Type", Value: eventsType}}, header...),
+		Steps:  []harness.Step{{Do: harness.Body, Bytes: body}},
+	}
+}
+
+func TestTheSockJSClientTalksOnEachTransport(t *testing.T) {
+	for _, transport := range []string{"websocket", "xhr-streaming", "xhr-polling", "eventsource"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			needPrograms(t, "node", "npm")
+			origin := startOriginFor(t)
+			origin.On(eventsReply("OPEN", harness.Header{{Name: "Sec-WebSocket-Extensions", Value: "grip"}},
+				harness.Event{Type: "OPEN"}, harness.Event{Type: "TEXT", Content: []byte(`c:{"type":"subscribe","channel":"room"}`)}))
+			origin.On(eventsReply("bye", nil, harness.Event{Type: "CLOSE", Content: harness.CloseContent(4000, "go")}))
+			origin.On(eventsReply("hello", nil, harness.Event{Type: "TEXT", Content: []byte("m:hello back")}))
+			origin.On(eventsReply("", nil))
+			g := startFor(t, harness.GatewayOptions{Routes: []string{"*,sockjs=/sock " + origin.Addr() + ",over_http"}})
+			if g.Peer && (transport == "xhr-streaming" || transport == "eventsource") {
+				t.Skip("the peer has no " + transport)
+			}
+			client := startNode(t, nil, "sockjs.cjs", "http://"+g.Addr+"/sock", transport)
+			client.says("open " + transport)
+			client.tell("hello")
+			client.says(`message "hello back"`)
+			for i := range 3 {
+				text := fmt.Sprintf("item %d \u2028 \u200d ünï", i)
+				if err := post(g, fmt.Appendf(nil, `{"items":[{"channel":"room","formats":{"ws-message":{"content":%q}}}]}`, text)); err != nil {
+					t.Fatal(err)
+				}
+				want := fmt.Sprintf("message \"%s\"", text)
+				got, err := client.next()
+				if err != nil || strings.NewReplacer(`\u2028`, "\u2028").Replace(got) != want {
+					t.Fatalf("got %q, %v, want %q", got, err, want)
+				}
+			}
+			client.tell("bye")
+			client.says("close 4000 go")
+		})
+	}
+}

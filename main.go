@@ -354,7 +354,7 @@ func (r *routes) set(fromFile []config.Route) error {
 			return fmt.Errorf("%s: %w", line.Where, err)
 		}
 		live = append(live, route)
-		pools = append(pools, route.Pool)
+		pools = append(pools, route.Pool.(*origin.Pool))
 	}
 	r.gateway.SetRoutes(live)
 	r.mu.Lock()

@@ -123,6 +123,10 @@ func (g *Gateway) serveCrossOrigin(w http.ResponseWriter, r *http.Request, route
 		g.noRoute(dressed, r)
 		return
 	}
+	if route.Guest != nil {
+		g.serveGuest(dressed, asked, route, client)
+		return
+	}
 	g.serveHTTP(dressed, asked, route, client)
 }
 

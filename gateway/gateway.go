@@ -10,8 +10,8 @@
 //	     ├──► origin                  requests to origins
 //	     └──► metrics
 //
-// Below these rooms stand grip, wsoverhttp and pubsub, which know nothing of
-// them. Rooms next door, which only main enters: config, control, demo.
+// Below these rooms stand grip, wsoverhttp, pubsub and guest, which know nothing of
+// them. Rooms next door, which only main enters: config, control, demo, outbound.
 //
 // # Words
 //
@@ -113,6 +113,9 @@ type Gateway struct {
 	asks    *asks
 	sockjs  *sockjs.Server
 
+	guests  guestStats
+	tunnels *tunnels
+
 	requests map[string]metrics.Counter // by kind
 	refusals map[string]metrics.Counter // by reason
 }
@@ -130,6 +133,7 @@ const (
 	refusedHandshake = "badHandshake"
 	refusedEvents    = "websocketEvents"
 	refusedRequest   = "badRequest"
+	refusedGuest     = "guestFailed"
 )
 
 // New returns a Gateway without routes.
@@ -146,8 +150,10 @@ func New(opts Options) (*Gateway, error) {
 		opts: opts, log: opts.Log, group: group, asks: newAsks(m),
 		requests: m.Counters("requests_total", "Requests of clients, by kind.", "kind", kindHTTP, kindWebSocket),
 		refusals: m.Counters("requests_refused_total", "Requests that the gateway answered itself, by reason.", "reason",
-			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEvents, refusedRequest),
+			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEvents, refusedRequest, refusedGuest),
 	}
+	g.guests = g.newGuestStats()
+	g.tunnels = newTunnels(m.Gauge("tunnels", "WebSockets that guests handed off to backends that speak it: bytes are passed through."))
 	g.hub = hub.New(hub.Options{
 		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
 		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, Metrics: m, Log: opts.Log,
@@ -170,21 +176,25 @@ func New(opts Options) (*Gateway, error) {
 // Clients that are held stay as they are.
 func (g *Gateway) SetRoutes(routes []*Route) {
 	for _, route := range routes {
-		route.asker = &socketAsker{g, route}
-		route.sign = func(request *http.Request) {
-			if err := route.Rules.SignHeader(request.Header); err != nil {
-				g.log.Error("signing", "route", route.name(), "error", err)
-			}
-		}
+		g.prepareRoute(route)
 	}
 	g.routes.Store(newTable(routes))
+}
+
+func (g *Gateway) prepareRoute(route *Route) {
+	route.asker = &socketAsker{g, route}
+	route.sign = func(request *http.Request) {
+		if err := route.Rules.SignHeader(request.Header); err != nil {
+			g.log.Error("signing", "route", route.name(), "error", err)
+		}
+	}
 }
 
 // Recover has all held long polls ask their origins again.
 func (g *Gateway) Recover() { g.hub.Update() }
 
 // Held returns how many clients are held.
-func (g *Gateway) Held() int { return g.holds.Len() + g.sockets.Len() }
+func (g *Gateway) Held() int { return g.holds.Len() + g.sockets.Len() + g.tunnels.len() }
 
 // Drain ends all holds and closes all WebSockets, with words, and waits until
 // they have gone or ctx ends. Requests should not come any more.
@@ -192,6 +202,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 	done := make(chan error, 2)
 	go func() { done <- g.holds.Drain(ctx) }()
 	go func() { done <- g.sockets.Drain(ctx) }()
+	g.tunnels.drain()
 	return errors.Join(<-done, <-done)
 }
 
@@ -224,6 +235,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.serveCrossOrigin(w, r, route)
 	case route == nil:
 		g.noRoute(w, r)
+	case route.Guest != nil:
+		g.serveGuest(w, r, route, nil)
 	case upgrade:
 		g.serveWebSocket(w, r, route)
 	default:

@@ -58,6 +58,17 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		g.originFailed(w, r, route, err)
 		return
 	}
+	var rest func() ([]byte, error)
+	if kept != nil {
+		rest = kept.rest
+	}
+	g.answer(w, r, route, response, grips, rest, client)
+}
+
+// answer passes an origin's answer on, or does what it instructs if it may. rest
+// returns the request's whole body, reading what the origin has not; nil for one
+// without.
+func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, route *Route, response *http.Response, grips bool, rest func() ([]byte, error), client *outside) {
 	if !grips || !grip.IsInstruction(response.Header) {
 		if client != nil && client.jsonp != nil {
 			client.relay(response)
@@ -89,10 +100,10 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		return
 	}
 	var body []byte
-	if kept != nil {
+	if rest != nil {
 		// The client's connection is going to be taken over: nothing of its request
 		// may be left in it.
-		body, err = kept.rest()
+		body, err = rest()
 	}
 	if err != nil {
 		g.log.Info("request cannot be held", "route", route.name(), "path", encodedPath(r), "error", err)
@@ -116,13 +127,13 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 	}
 	if linked(answer.Instruction) || answer.Instruction.Hold == grip.HoldResponse { // asked again, it may name links
 		links := &linkClient{
-			g: g, route: route, chosen: g.opts.AcceptPushpinRoute && r.Header.Get("Pushpin-Route") != "",
+			g: g, route: route, chosen: route.handedOff || g.opts.AcceptPushpinRoute && r.Header.Get("Pushpin-Route") != "",
 			host: r.Host, secure: g.isTLS(r), tls: r.TLS, remote: r.RemoteAddr, untrusted: route.Untrusted,
 		}
 		held.Fetch, held.Post, held.Ask = links.fetch, links.post, links.ask
 	}
 	if answer.Instruction.Hold == grip.HoldResponse {
-		held.Again = g.again(r, body)
+		held.Again = g.again(r, body, route)
 	}
 	g.holds.Serve(held)
 }
@@ -140,8 +151,9 @@ func (g *Gateway) prepareFailed(w http.ResponseWriter, r *http.Request, route *R
 }
 
 // again returns a function that asks the origin of a client's request again, as
-// if the request had come anew.
-func (g *Gateway) again(r *http.Request, body []byte) func(context.Context, []hold.Last) (*hold.Answer, error) {
+// if the request had come anew. One that a guest handed off goes to that backend:
+// the guest is not asked again.
+func (g *Gateway) again(r *http.Request, body []byte, route *Route) func(context.Context, []hold.Last) (*hold.Answer, error) {
 	// The server's own request must not be kept: it holds its buffers.
 	saved := &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
@@ -154,22 +166,18 @@ func (g *Gateway) again(r *http.Request, body []byte) func(context.Context, []ho
 		if len(body) > 0 {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
-		route := g.route(r, false)
+		route := route.now()
+		if route == nil {
+			route = g.route(r, false)
+		}
 		if route == nil {
 			return nil, errors.New("no route any more")
 		}
-		request, trusted, err := route.Rules.Prepare(r, origin.Call{})
+		response, route, grips, err := g.askOrigin(r, route, last)
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range last {
-			grip.AddLast(request.Header, l.Channel, l.ID)
-		}
-		response, err := route.Pool.RoundTrip(request)
-		if err != nil {
-			return nil, err
-		}
-		if trusted || route.NoGrip || !grip.IsInstruction(response.Header) {
+		if !grips || !grip.IsInstruction(response.Header) {
 			header := response.Header
 			origin.CleanHeader(header)
 			return &hold.Answer{Status: response.StatusCode, Header: header, Rest: response.Body}, nil
@@ -180,6 +188,26 @@ func (g *Gateway) again(r *http.Request, body []byte) func(context.Context, []ho
 		}
 		return answer, err
 	}
+}
+
+// askOrigin asks whoever answers a route's requests, in a client's name. It tells
+// whose answer that is, and whether it may instruct the gateway.
+func (g *Gateway) askOrigin(r *http.Request, route *Route, last []hold.Last) (*http.Response, *Route, bool, error) {
+	addLast := func(header http.Header) {
+		for _, l := range last {
+			grip.AddLast(header, l.Channel, l.ID)
+		}
+	}
+	if route.Guest != nil {
+		return g.guestAnswer(r, route, addLast)
+	}
+	request, trusted, err := route.Rules.Prepare(r, origin.Call{})
+	if err != nil {
+		return nil, nil, false, err
+	}
+	addLast(request.Header)
+	response, err := route.Pool.RoundTrip(request)
+	return response, route, !trusted && !route.NoGrip, err
 }
 
 // errAnswerTooLarge says that an origin's GRIP answer cannot be kept.

@@ -61,12 +61,44 @@ type Route struct {
 	// that name does the targets.
 	Untrusted bool
 
-	// Rules make the client's request one for the origin, Pool brings it there.
+	// Rules make the client's request one for the origin, Pool brings it there. A
+	// Pool that has DialWebSocket, like *origin.Pool, reaches origins that speak
+	// WebSocket.
 	Rules *origin.Rules
-	Pool  *origin.Pool
+	Pool  http.RoundTripper
+
+	// Guest decides about the requests first; Pool is not used then.
+	Guest *Guest
 
 	sign  func(*http.Request) // one for all of the route's WebSockets
 	asker *socketAsker        // the same
+
+	// Of a route that requests are handed off to.
+	handedOff bool
+	current   func() *Route // what it is at present
+}
+
+// Backend completes a route for requests that a guest hands off. current returns
+// the route of that backend at present, for requests that are asked again; nil is
+// this one.
+func (g *Gateway) Backend(route *Route, current func() *Route) *Route {
+	g.prepareRoute(route)
+	route.handedOff, route.current = true, current
+	return route
+}
+
+// now is what the route is at present, or nil for one that has to be found by the
+// request.
+func (r *Route) now() *Route {
+	if !r.handedOff {
+		return nil
+	}
+	if r.current != nil {
+		if now := r.current(); now != nil {
+			return now
+		}
+	}
+	return r
 }
 
 // name is what logs call the route.

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 
 	"github.com/google/uuid"
@@ -86,14 +89,30 @@ func (g *Gateway) serveSockJS(w http.ResponseWriter, r *http.Request, route *Rou
 	}
 	g.sockjs.Serve(sockjs.Call{
 		W: w, R: r, Path: path, Base: route.SockJS, As: route.SockJSAs, Realm: route.Domain,
-		Open: func(w http.ResponseWriter, r *http.Request) { g.serveWebSocket(w, r, route) },
+		Open: func(w http.ResponseWriter, r *http.Request) {
+			if route.Guest != nil {
+				g.serveGuest(w, r, route, nil)
+				return
+			}
+			g.serveWebSocket(w, r, route)
+		},
 	})
 	return true
 }
 
+// webSocketDialer is a Route's Pool that reaches origins that speak WebSocket.
+type webSocketDialer interface {
+	DialWebSocket(ctx context.Context, request *http.Request) (*http.Response, net.Conn, *origin.Target, error)
+}
+
 // serveNative takes the client to an origin that speaks WebSocket itself.
 func (g *Gateway) serveNative(call socket.Call, route *Route, request *http.Request) {
-	response, nc, _, err := route.Pool.DialWebSocket(call.R.Context(), request)
+	dialer, speaks := route.Pool.(webSocketDialer)
+	if !speaks {
+		call.Failed(errors.New("the origin is asked about WebSockets by HTTP only"))
+		return
+	}
+	response, nc, _, err := dialer.DialWebSocket(call.R.Context(), request)
 	if err != nil {
 		call.Failed(err)
 		return

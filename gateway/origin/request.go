@@ -49,7 +49,7 @@ func (rules *Rules) Prepare(r *http.Request, call Call) (out *http.Request, trus
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return nil, false, ErrMethod
 	}
-	trusted = rules.trusts(r)
+	trusted = rules.Trusts(r)
 	grips := !trusted && !rules.NoGrip
 
 	ctx := r.Context()

@@ -142,9 +142,9 @@ func SaysTLS(h http.Header) bool {
 	return false
 }
 
-// trusts says whether a request comes from a gateway that is trusted. One that
+// Trusts says whether a request comes from a gateway that is trusted. One that
 // is signs once.
-func (rules *Rules) trusts(r *http.Request) bool {
+func (rules *Rules) Trusts(r *http.Request) bool {
 	if rules.Verifier == nil {
 		return false
 	}

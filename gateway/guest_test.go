@@ -1,0 +1,646 @@
+package gateway_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/gripway/gripway/gateway"
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/pubsub"
+	"github.com/gripway/gripway/wsoverhttp"
+)
+
+// program is a guest in Go.
+type program func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error)
+
+func (p program) Serve(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+	return p(ctx, x)
+}
+
+// answer is an outcome of status and body, and header lines by ": ".
+func answer(status int, body string, lines ...string) (guest.Outcome, error) {
+	header := make(http.Header)
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		header.Add(name, value)
+	}
+	return guest.Outcome{Response: &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}}, nil
+}
+
+// handoff hands the client's request off as it came.
+func handoff(x *guest.Exchange, backend string) (guest.Outcome, error) {
+	return guest.Outcome{Handoff: &guest.Handoff{Backend: backend, Request: x.Request}}, nil
+}
+
+// backends are guest.Backends of test servers.
+type backends map[string]*httptest.Server
+
+func (b backends) Lookup(name string) guest.Backend {
+	if server := b[name]; server != nil {
+		return backend{server}
+	}
+	return nil
+}
+
+func (b backends) Open(guest.BackendOptions) (guest.Backend, error) { return nil, errors.New("none") }
+
+type backend struct{ server *httptest.Server }
+
+func (b backend) RoundTrip(r *http.Request) (*http.Response, error) {
+	out := r.Clone(r.Context())
+	out.RequestURI = ""
+	out.URL, _ = url.Parse(b.server.URL + r.URL.RequestURI())
+	return (&http.Transport{DisableKeepAlives: true}).RoundTrip(out)
+}
+func (backend) Options() guest.BackendOptions { return guest.BackendOptions{} }
+func (backend) Health() guest.Health          { return guest.HealthUnknown }
+func (backend) Close() error                  { return nil }
+
+// house is a gateway with one route, to a guest.
+type house struct {
+	t       *testing.T
+	g       *gateway.Gateway
+	guest   *gateway.Guest
+	bus     *pubsub.Memory
+	metrics *metrics.Registry
+	addr    string
+	url     string
+}
+
+var testKey, _ = grip.ParseKey("a key of the house", "")
+
+// newHouse starts a gateway whose guest is p, with GRIP backends.
+func newHouse(t *testing.T, p program, debug bool, origins backends) *house {
+	t.Helper()
+	h := &house{t: t, bus: pubsub.NewMemory(), metrics: metrics.New()}
+	t.Cleanup(func() { h.bus.Close() })
+	var err error
+	h.g, err = gateway.New(gateway.Options{Bus: h.bus, Metrics: h.metrics, FirstUpdate: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.g.Close)
+	rules := &origin.Rules{Feature: gateway.Feature, Signer: grip.NewSigner("gripway", testKey).Sign}
+	routes := make(map[string]*gateway.Route)
+	h.guest = &gateway.Guest{
+		Name: "test", Backends: origins, Verifier: grip.NewVerifier("gripway", testKey).Verify,
+		Handoff: func(name string) *gateway.Route { return routes[name] },
+	}
+	for name, server := range origins {
+		pool, err := origin.NewPool(origin.Options{Targets: []origin.Target{{Addr: server.Listener.Addr().String()}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pool.Close() })
+		routes[name] = h.g.Backend(&gateway.Route{ID: name, OverHTTP: true, Rules: rules, Pool: pool}, nil)
+	}
+	routes["self"] = h.g.Backend(&gateway.Route{ID: "self", OverHTTP: true, Rules: rules, Pool: h.g.Origin(h.guest)}, nil)
+	h.guest.SetProgram(p)
+	h.g.SetRoutes([]*gateway.Route{{Domain: "*", Debug: debug, Rules: &origin.Rules{}, Guest: h.guest}})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := wire.Listen(inner)
+	server := &http.Server{Handler: h.g, BaseContext: func(net.Listener) context.Context { return listener.Context(context.Background()) }}
+	go server.Serve(listener)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		h.g.Drain(ctx)
+		server.Close()
+	})
+	h.addr = inner.Addr().String()
+	h.url = "http://" + h.addr
+	return h
+}
+
+// get asks and reads the whole answer.
+func (h *house) do(method, path, body string, lines ...string) (*http.Response, string) {
+	h.t.Helper()
+	r, err := http.NewRequest(method, h.url+path, strings.NewReader(body))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(name, value)
+	}
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return response, string(text)
+}
+
+// publish publishes until done is closed: nobody tells when a client is held.
+func (h *house) publish(item *grip.Item, done <-chan struct{}) {
+	data := item.AppendJSON(nil)
+	for {
+		h.bus.Publish(context.Background(), item.Channel, data)
+		select {
+		case <-done:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// metric is a line of the metrics.
+func (h *house) metric(line string) bool {
+	w := httptest.NewRecorder()
+	h.metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return strings.Contains(w.Body.String(), line+"\n")
+}
+
+func TestAGuestAnswersWhileItReads(t *testing.T) {
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		pr, pw := io.Pipe()
+		go func() {
+			_, err := io.Copy(pw, x.Request.Body)
+			pw.CloseWithError(err)
+		}()
+		return guest.Outcome{Response: &http.Response{StatusCode: 201, Header: http.Header{"X-Seen": {x.Request.Header.Get("X-A")}}, Body: pr, ContentLength: -1}}, nil
+	}, false, nil)
+	pr, pw := io.Pipe()
+	r, _ := http.NewRequest("POST", h.url+"/echo", pr)
+	r.Header.Set("X-A", "1")
+	answers := make(chan *http.Response, 1)
+	go func() {
+		response, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- response
+	}()
+	pw.Write([]byte("one "))
+	response := <-answers
+	if response == nil {
+		return
+	}
+	defer response.Body.Close()
+	if response.StatusCode != 201 || response.Header.Get("X-Seen") != "1" {
+		t.Errorf("got %d %v", response.StatusCode, response.Header)
+	}
+	first := make([]byte, 4)
+	if _, err := io.ReadFull(response.Body, first); err != nil || string(first) != "one " {
+		t.Fatalf("got %q, %v before the request has ended", first, err)
+	}
+	pw.Write([]byte("two"))
+	pw.Close()
+	if rest, err := io.ReadAll(response.Body); string(rest) != "two" || err != nil {
+		t.Errorf("got %q, %v", rest, err)
+	}
+}
+
+func TestWhatAGuestBreaksOffIsNotWhole(t *testing.T) {
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		body := io.MultiReader(strings.NewReader("half"), failing{})
+		return guest.Outcome{Response: &http.Response{StatusCode: 200, Body: io.NopCloser(body), ContentLength: -1}}, nil
+	}, false, nil)
+	response, err := http.Get(h.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if text, err := io.ReadAll(response.Body); err == nil {
+		t.Errorf("got %q, whole", text)
+	}
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("broken off") }
+
+func TestAGuestIsAnOrigin(t *testing.T) {
+	var asked sync.Map
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		n, _ := asked.LoadOrStore(x.Request.URL.Path, new(int))
+		*n.(*int)++
+		switch x.Request.URL.Path {
+		case "/stream":
+			return answer(200, "hello\n", "Content-Type: text/plain", "Grip-Hold: stream", "Grip-Channel: room")
+		case "/poll":
+			body, _ := io.ReadAll(io.LimitReader(x.Request.Body, 2))
+			if string(body) != "on" {
+				t.Errorf("guest read %q", body)
+			}
+			return answer(200, "nothing", "Grip-Hold: response", "Grip-Channel: poll", "Grip-Timeout: 60")
+		}
+		return answer(200, "", "Grip-Channel: no-hold")
+	}, false, nil)
+
+	response, err := http.Get(h.url + "/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	lines := bufio.NewReader(response.Body)
+	if line, _ := lines.ReadString('\n'); line != "hello\n" || response.Header.Get("Grip-Hold") != "" {
+		t.Fatalf("got %q, %v", line, response.Header)
+	}
+	done := make(chan struct{})
+	go h.publish(&grip.Item{Channel: "room", Stream: &grip.StreamItem{Content: []byte("news\n")}}, done)
+	if line, err := lines.ReadString('\n'); line != "news\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	close(done)
+
+	done = make(chan struct{})
+	go h.publish(&grip.Item{Channel: "poll", Response: &grip.ResponseItem{Code: 200, Body: []byte("polled")}}, done)
+	if _, text := h.do("POST", "/poll", "one"); text != "polled" {
+		t.Errorf("poll: got %q", text)
+	}
+	close(done)
+	for h.g.Held() > 1 {
+		time.Sleep(time.Millisecond) // nobody tells
+	}
+}
+
+func TestAHandedOffRequestGoesOnAtTheBackend(t *testing.T) {
+	type seen struct {
+		*http.Request
+		body string
+	}
+	requests := make(chan seen, 10)
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		requests <- seen{r, string(body)}
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "room")
+		io.WriteString(w, "hello\n")
+	}))
+	defer app.Close()
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		read, err := io.ReadAll(io.LimitReader(x.Request.Body, 3))
+		if string(read) != "the" {
+			t.Errorf("guest read %q, %v", read, err)
+		}
+		r := x.Request.Clone(ctx)
+		r.Method, r.RequestURI = "PUT", ""
+		r.URL, _ = url.Parse("http://elsewhere/other%2Fpath?q=1")
+		r.Host = "elsewhere"
+		r.Header = http.Header{"X-Guest": {"added"}, "Content-Length": {"1"}, "Grip-Sig": {"forged"}, "Expect": {"100-continue"}, "Cdn-Loop": {"x"}}
+		return guest.Outcome{Handoff: &guest.Handoff{Backend: "app", Request: r}}, nil
+	}, false, backends{"app": app})
+	r, _ := http.NewRequest("POST", h.url+"/path", strings.NewReader("the client's body"))
+	r.Host = "www.example"
+	r.Header.Set("X-Client", "removed")
+	r.Header.Set("Grip-Sig", "forged")
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	got := <-requests
+	if got.Method != "PUT" || got.RequestURI != "/other%2Fpath?q=1" || got.Host != "www.example" {
+		t.Errorf("got %s %s of %s", got.Method, got.RequestURI, got.Host)
+	}
+	if got.body != "the client's body" {
+		t.Errorf("body: got %q", got.body)
+	}
+	for _, name := range []string{"X-Client", "Expect", "Cdn-Loop"} {
+		if values := got.Header[name]; values != nil {
+			t.Errorf("%s: got %q, want none", name, values)
+		}
+	}
+	if got.Header.Get("X-Guest") != "added" || got.Header.Get("Grip-Feature") == "" {
+		t.Errorf("got %v", got.Header)
+	}
+	if err := grip.NewVerifier("gripway", testKey).Verify(got.Header.Get("Grip-Sig"), time.Now()); err != nil {
+		t.Errorf("Grip-Sig: %v", err)
+	}
+	lines := bufio.NewReader(response.Body)
+	lines.ReadString('\n')
+	done := make(chan struct{})
+	defer close(done)
+	go h.publish(&grip.Item{Channel: "room", Stream: &grip.StreamItem{Content: []byte("news\n")}}, done)
+	if line, err := lines.ReadString('\n'); line != "news\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if !h.metric(`gripway_guest_decisions_total{decision="handoff"} 1`) {
+		t.Error("not counted")
+	}
+}
+
+func TestAHandedOffPollIsAskedAgainAtTheBackend(t *testing.T) {
+	asked := make(chan string, 10)
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		if len(asked) > 1 {
+			io.WriteString(w, "changed")
+			return
+		}
+		w.Header().Set("Grip-Hold", "response")
+		w.Header().Set("Grip-Channel", "room")
+	}))
+	defer app.Close()
+	guests := 0
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		guests++
+		return handoff(x, "app")
+	}, false, backends{"app": app})
+	answers := make(chan string, 1)
+	go func() {
+		_, text := h.do("GET", "/poll", "")
+		answers <- text
+	}()
+	for h.g.Held() == 0 {
+		time.Sleep(time.Millisecond) // nobody tells
+	}
+	h.g.Recover()
+	if got := <-answers; got != "changed" {
+		t.Errorf("got %q", got)
+	}
+	if guests != 1 {
+		t.Errorf("guest was asked %d times", guests)
+	}
+}
+
+func TestAWebSocketIsHandedOff(t *testing.T) {
+	chat := &wsoverhttp.Handler{
+		Open:    func(c *wsoverhttp.Conn) { c.Subscribe("room") },
+		Message: func(c *wsoverhttp.Conn, m wsoverhttp.Message) { c.SendText("you said " + m.String()) },
+	}
+	app := httptest.NewServer(chat)
+	defer app.Close()
+	for _, backend := range []string{"app", "self"} {
+		t.Run(backend, func(t *testing.T) {
+			h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+				if x.Request.Header.Get("Grip-Sig") != "" {
+					// It is asked as an origin.
+					w := httptest.NewRecorder()
+					chat.ServeHTTP(w, x.Request)
+					return guest.Outcome{Response: w.Result()}, nil
+				}
+				return handoff(x, backend)
+			}, false, backends{"app": app})
+			ws, _, err := websocket.DefaultDialer.Dial("ws://"+h.addr+"/chat", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ws.Close()
+			ws.WriteMessage(websocket.TextMessage, []byte("hi"))
+			if _, data, err := ws.ReadMessage(); string(data) != "you said hi" {
+				t.Errorf("got %q, %v", data, err)
+			}
+			h.bus.Publish(context.Background(), "room", (&grip.Item{Channel: "room", Message: &grip.MessageItem{Content: []byte("news")}}).AppendJSON(nil))
+			if _, data, err := ws.ReadMessage(); string(data) != "news" {
+				t.Errorf("got %q, %v", data, err)
+			}
+		})
+	}
+}
+
+func TestWhatWasHandedOffIsNotHandedOffAgain(t *testing.T) {
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) { return handoff(x, "self") }, false, nil)
+	if response, text := h.do("GET", "/", ""); response.StatusCode != 502 || strings.Contains(text, "Grip-Sig") {
+		t.Errorf("in process: got %d %q", response.StatusCode, text)
+	}
+	token, _ := grip.NewSigner("gripway", testKey).Sign(time.Now())
+	if response, _ := h.do("GET", "/", "", "Grip-Sig: "+token); response.StatusCode != 500 {
+		t.Errorf("over the network: got %d", response.StatusCode)
+	}
+	if !h.metric(`gripway_guest_decisions_total{decision="loop"} 2`) {
+		t.Error("not counted")
+	}
+	around := make(http.Header)
+	for range 8 {
+		gateway.CountHop(around)
+	}
+	if response, _ := h.do("GET", "/", "", "CDN-Loop: "+strings.Join(around["Cdn-Loop"], ", ")); response.StatusCode != 508 {
+		t.Errorf("around: got %d", response.StatusCode)
+	}
+}
+
+func TestWhatComesBackSignedIsAnsweredWithItsInstruction(t *testing.T) {
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		return answer(200, "held elsewhere", "Grip-Hold: stream", "Grip-Channel: room")
+	}, false, nil)
+	token, _ := grip.NewSigner("gripway", testKey).Sign(time.Now())
+	response, text := h.do("GET", "/", "", "Grip-Sig: "+token)
+	if response.Header.Get("Grip-Hold") != "stream" || text != "held elsewhere" {
+		t.Errorf("got %v %q", response.Header, text)
+	}
+}
+
+func TestAWebSocketIsPassedThrough(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			http.Error(w, "not for you", http.StatusForbidden)
+			return
+		}
+		if r.Header.Get("Grip-Sig") != "" {
+			t.Error("signed")
+		}
+		up := websocket.Upgrader{EnableCompression: true, CheckOrigin: func(*http.Request) bool { return true }}
+		ws, err := up.Upgrade(w, r, http.Header{"X-App": {"1"}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ws.Close()
+		ws.WriteMessage(websocket.TextMessage, []byte("c:{\"type\":\"subscribe\"}")) // no GRIP: an app may say so
+		for {
+			kind, data, err := ws.ReadMessage()
+			if err != nil {
+				return
+			}
+			ws.WriteMessage(kind, data)
+		}
+	}))
+	defer app.Close()
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		return guest.Outcome{Handoff: &guest.Handoff{WebSocket: true, Backend: "app", Request: x.Request}}, nil
+	}, true, backends{"app": app})
+	dialer := websocket.Dialer{EnableCompression: true}
+	ws, response, err := dialer.Dial("ws://"+h.addr+"/chat", http.Header{"Grip-Sig": {"forged"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Header.Get("X-App") != "1" || response.Header.Get("Sec-Websocket-Extensions") == "" {
+		t.Errorf("got %v", response.Header)
+	}
+	if _, data, err := ws.ReadMessage(); string(data) != `c:{"type":"subscribe"}` {
+		t.Fatalf("got %q, %v", data, err)
+	}
+	big := strings.Repeat("0123456789", 20_000)
+	ws.WriteMessage(websocket.BinaryMessage, []byte(big))
+	if _, data, err := ws.ReadMessage(); string(data) != big {
+		t.Errorf("got %d bytes, %v", len(data), err)
+	}
+	if h.g.Held() != 1 || !h.metric("gripway_tunnels 1") {
+		t.Errorf("%d held", h.g.Held())
+	}
+	ws.Close()
+	for h.g.Held() > 0 {
+		time.Sleep(time.Millisecond) // nobody tells
+	}
+	if _, response, _ := dialer.Dial("ws://"+h.addr+"/no", nil); response == nil || response.StatusCode != 403 {
+		t.Errorf("refused: got %v", response)
+	}
+}
+
+func TestAGuestThatFailsIsToldToTheLogOnly(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		err    error
+		debug  bool
+		status int
+		text   string
+		metric string
+	}{
+		{"a trap", &guest.Fault{Kind: guest.FaultTrap, Text: "secret"}, false, 500, "The service failed.\n", `gripway_guest_faults_total{kind="trap"} 1`},
+		{"a limit", &guest.Fault{Kind: guest.FaultCPU, Text: "secret"}, false, 503, "The service reached a limit.\n", `gripway_guest_faults_total{kind="cpu"} 1`},
+		{"memory", &guest.Fault{Kind: guest.FaultMemory, Text: "secret"}, false, 503, "The service reached a limit.\n", `gripway_guest_faults_total{kind="memory"} 1`},
+		{"debug", &guest.Fault{Kind: guest.FaultAbort, Text: "panic: no"}, true, 500, "guest failed (abort): panic: no\n", `gripway_guest_faults_total{kind="abort"} 1`},
+		{"no answer", guest.ErrUndecided, false, 200, "", `gripway_guest_decisions_total{decision="empty"} 1`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) { return guest.Outcome{}, test.err }, test.debug, nil)
+			response, text := h.do("GET", "/", "")
+			if response.StatusCode != test.status || text != test.text {
+				t.Errorf("got %d %q, want %d %q", response.StatusCode, text, test.status, test.text)
+			}
+			if !h.metric(test.metric) {
+				t.Errorf("no %s", test.metric)
+			}
+		})
+	}
+}
+
+func TestABackendThatIsNotThere(t *testing.T) {
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		return guest.Outcome{Handoff: &guest.Handoff{WebSocket: x.Request.URL.Path == "/ws", Backend: "nowhere", Request: x.Request}}, nil
+	}, false, backends{})
+	if response, _ := h.do("GET", "/", ""); response.StatusCode != 502 {
+		t.Errorf("GRIP: got %d", response.StatusCode)
+	}
+	if response, _ := h.do("GET", "/ws", ""); response.StatusCode != 500 {
+		t.Errorf("WebSocket: got %d", response.StatusCode)
+	}
+}
+
+func TestAGuestOutlivesItsClientOnlyAfterItsDecision(t *testing.T) {
+	ended := make(chan error, 1)
+	goesOn := make(chan struct{})
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		if x.Request.URL.Path == "/slow" {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return guest.Outcome{}, &guest.Fault{Kind: guest.FaultEnded, Text: "gone"}
+		}
+		go func() {
+			<-goesOn
+			ended <- ctx.Err()
+		}()
+		return answer(200, "done")
+	}, false, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	r, _ := http.NewRequestWithContext(ctx, "GET", h.url+"/slow", nil)
+	go func() {
+		for !h.metric(`gripway_requests_total{kind="http"} 1`) {
+			time.Sleep(time.Millisecond) // nobody tells
+		}
+		cancel()
+	}()
+	if _, err := http.DefaultTransport.RoundTrip(r); err == nil {
+		t.Error("the client got an answer")
+	}
+	if err := <-ended; err == nil {
+		t.Error("the guest was not stopped")
+	}
+	h.do("GET", "/fast", "")
+	close(goesOn)
+	if err := <-ended; err != nil {
+		t.Errorf("the guest was stopped: %v", err)
+	}
+}
+
+func TestEarlyHintsComeFirst(t *testing.T) {
+	var late func(int, http.Header)
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		x.Early(103, http.Header{"Link": {"</a.css>; rel=preload"}})
+		x.Early(101, nil) // is none
+		late = x.Early
+		return answer(200, "page")
+	}, false, nil)
+	var hints []string
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		hints = append(hints, fmt.Sprint(code, header.Get("Link")))
+		return nil
+	}}
+	r, _ := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), "GET", h.url, nil)
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if len(hints) != 1 || hints[0] != "103</a.css>; rel=preload" && hints[0] != "103 </a.css>; rel=preload" {
+		t.Errorf("got %q", hints)
+	}
+	if response.StatusCode != 200 || response.Header.Get("Link") != "" {
+		t.Errorf("got %d %v", response.StatusCode, response.Header)
+	}
+	late(103, http.Header{"Link": {"too late"}})
+}
+
+func TestClientFacts(t *testing.T) {
+	clients := make(chan guest.Client, 1)
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		clients <- x.Client
+		return answer(200, "")
+	}, false, nil)
+	h.do("GET", "/", "")
+	c := <-clients
+	if !c.Remote.Addr().IsLoopback() || c.Remote.Port() == 0 || c.Local.String() != h.addr || c.TLS != nil || c.Hello != nil {
+		t.Errorf("got %+v", c)
+	}
+
+	inner, _ := net.Listen("tcp", "127.0.0.1:0")
+	server := httptest.NewUnstartedServer(h.g)
+	server.Listener.Close()
+	server.Listener = wire.SeenListener{Listener: wire.Listen(inner)}
+	server.Config.ConnContext = wire.ContextSeen
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	response, err := server.Client().Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	c = <-clients
+	if c.TLS == nil || c.TLS.NegotiatedProtocol != "h2" {
+		t.Fatalf("got %+v", c)
+	}
+	want := int(c.Hello[1])<<16 + int(c.Hello[2])<<8 + int(c.Hello[3]) + 4
+	if c.Hello[0] != 1 || len(c.Hello) != want || !bytes.Contains(c.Hello, []byte("http/1.1")) {
+		t.Errorf("hello of %d bytes, want %d: % x", len(c.Hello), want, c.Hello[:8])
+	}
+}

@@ -255,19 +255,29 @@ func TestLongPollIsAnsweredInTimeByWhatIsPublished(t *testing.T) {
 	})
 }
 
+// A long poll is never answered before its time, and within 50 ms of it. A busy
+// machine can be late, but not every time: the best of a few tries counts.
 func TestLongPollTimesOutExactly(t *testing.T) {
+	const timeout, late, tries = 300 * time.Millisecond, 50 * time.Millisecond, 10
 	eachTransport(t, func(t *testing.T, tls bool) {
-		h := newHouse(t, hold.Options{}, tls, func(*http.Request) hold.Call { return pollCall(300 * time.Millisecond) })
-		start := time.Now()
-		response := h.get(t)
-		body, _ := io.ReadAll(response.Body)
-		took := time.Since(start)
-		if response.StatusCode != 202 || string(body) != `{"a":1}`+"\n" {
-			t.Fatalf("got %d %q", response.StatusCode, body)
+		h := newHouse(t, hold.Options{}, tls, func(*http.Request) hold.Call { return pollCall(timeout) })
+		best := time.Hour
+		for range tries {
+			start := time.Now()
+			response := h.get(t)
+			body, _ := io.ReadAll(response.Body)
+			took := time.Since(start)
+			if response.StatusCode != 202 || string(body) != `{"a":1}`+"\n" {
+				t.Fatalf("got %d %q", response.StatusCode, body)
+			}
+			if took < timeout {
+				t.Fatalf("took %v, want %v at least", took, timeout)
+			}
+			if best = min(best, took); best <= timeout+late {
+				return
+			}
 		}
-		if took < 300*time.Millisecond || took > 600*time.Millisecond {
-			t.Errorf("took %v, want 300ms", took)
-		}
+		t.Errorf("took %v at best of %d tries, want %v and %v more at most", best, tries, timeout, late)
 	})
 }
 

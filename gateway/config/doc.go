@@ -66,6 +66,17 @@
 //
 //	newsroom,token=…,channels=news.*,channels=room-?,rate=100,burst=500
 //
+// # Fastly's files
+//
+// ReadFastly reads the table [local_server] of a fastly.toml: backends, stores
+// and what else Fastly's own local server takes, under all names they have had.
+// Keys that are unknown there are refused. The names of its files start at the
+// working directory, as they do for Fastly's. Further than Fastly's go
+//
+//	kv_stores.NAME = { backend = "file", path = "NAME.db" }         # outlives the process; also items = […]
+//	kv_stores.NAME = { backend = "jetstream", bucket = "NAME" }     # shared by all nodes
+//	geolocation = { format = "maxmind", file = "GeoLite2-City.mmdb" } # or a list of files
+//
 // # Looks wrong, is not
 //
 //   - Validate is not called Validate() error: that would make the command line

@@ -12,8 +12,10 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -62,12 +64,14 @@ const (
 	ReasonLost      Reason = "lost"      // the bus lost items, so the client must start anew
 	ReasonLink      Reason = "link"      // a stream's next link could not be fetched
 	ReasonError     Reason = "error"     // a channel could not be subscribed
+	ReasonCommand   Reason = "command"   // an operator or backend ended it
 	ReasonShutdown  Reason = "shutdown"  // the gateway drains
 )
 
 var reasons = []string{
 	string(ReasonTimeout), string(ReasonPublished), string(ReasonOrigin), string(ReasonGone),
-	string(ReasonSlow), string(ReasonLost), string(ReasonLink), string(ReasonError), string(ReasonShutdown),
+	string(ReasonSlow), string(ReasonLost), string(ReasonLink), string(ReasonError),
+	string(ReasonCommand), string(ReasonShutdown),
 }
 
 // Options describe a Keeper. Hub and Group are needed.
@@ -96,7 +100,9 @@ type Keeper struct {
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
-	held     map[held]struct{}
+	held     map[uint64]held // by id
+	users    hub.Users[held]
+	lastID   uint64
 	draining bool
 	empty    chan struct{} // closed when draining and nothing is held
 
@@ -115,9 +121,22 @@ type Keeper struct {
 
 // held is a stream or a response.
 type held interface {
+	hub.Client
 	drain()
 	abort()
+	at() *place
 }
+
+// place is a hold's in its Keeper.
+type place struct {
+	id    uint64 // stays while a long poll becomes a stream
+	added bool   // guarded by Keeper.mu
+}
+
+func (p *place) at() *place { return p }
+
+// ID implements hub.Client.
+func (p *place) ID() string { return formatID(p.id) }
 
 // NewKeeper returns a Keeper.
 func NewKeeper(opts Options) *Keeper {
@@ -129,7 +148,7 @@ func NewKeeper(opts Options) *Keeper {
 	}
 	m := opts.Metrics
 	k := &Keeper{
-		opts: opts, log: opts.Log, held: make(map[held]struct{}), empty: make(chan struct{}),
+		opts: opts, log: opts.Log, held: make(map[uint64]held), lastID: rand.Uint64(), empty: make(chan struct{}),
 
 		open:        m.Gauges("holds_open", "HTTP responses held, by mode.", "mode", "response", "stream"),
 		ended:       m.Counters("holds_ended_total", "Holds that ended, by reason.", "reason", reasons...),
@@ -178,6 +197,9 @@ type Call struct {
 
 	// Debug tells the client why a stream ends that its origin asked for wrongly.
 	Debug bool
+
+	// id is that of the hold before, which goes on; 0 without.
+	id uint64
 
 	// Again asks the origin again for the same request, with what is known of its
 	// channels. Needed for response holds. An answer whose Rest is not nil is
@@ -310,29 +332,87 @@ func (c *client) whole(answer *Answer, reuse bool) ([]byte, *wire.Listener) {
 	return b, listener
 }
 
-func (k *Keeper) add(h held, mode string) bool {
+// add takes a hold up, in place of the one with its id. It gives it one unless it
+// has one.
+func (k *Keeper) add(h held, mode, user string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.draining {
 		return false
 	}
-	k.held[h] = struct{}{}
+	p := h.at()
+	if p.id == 0 {
+		// They begin anywhere, so that no two nodes of a cluster give the same.
+		k.lastID++
+		p.id = k.lastID
+	}
+	p.added = true
+	k.held[p.id] = h
+	k.users.Set(h, user)
 	k.open[mode].Inc()
 	return true
 }
 
 func (k *Keeper) remove(h held, mode string, reason Reason) {
+	p := h.at()
 	k.mu.Lock()
-	_, ok := k.held[h]
-	delete(k.held, h)
-	if ok && k.draining && len(k.held) == 0 {
+	added := p.added
+	p.added = false
+	k.users.Set(h, "")
+	if k.held[p.id] == h {
+		delete(k.held, p.id)
+	}
+	if added && k.draining && len(k.held) == 0 {
 		close(k.empty)
 	}
 	k.mu.Unlock()
-	if ok {
+	if added {
 		k.open[mode].Dec()
 		k.ended[string(reason)].Inc()
 	}
+}
+
+// setUser says whose a hold is.
+func (k *Keeper) setUser(h held, user string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if h.at().added {
+		k.users.Set(h, user)
+	}
+}
+
+// idPrefix and 16 hexadecimal digits are the id of a held response. A WebSocket's
+// is its Connection-Id, a UUID.
+const idPrefix = "http-"
+
+// Client returns the held response with that id, or nil if there is none, or none
+// any more.
+func (k *Keeper) Client(id string) hub.Client {
+	digits, ok := strings.CutPrefix(id, idPrefix)
+	n, err := strconv.ParseUint(digits, 16, 64)
+	if !ok || err != nil || formatID(n) != id {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if h := k.held[n]; h != nil {
+		return h
+	}
+	return nil
+}
+
+func formatID(id uint64) string { return fmt.Sprintf("%s%016x", idPrefix, id) }
+
+// ClientsOf returns the held responses that an origin said are the user's
+// (Grip-Set-Meta).
+func (k *Keeper) ClientsOf(user string) []hub.Client {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []hub.Client
+	for _, h := range k.users.Of(user) {
+		all = append(all, h)
+	}
+	return all
 }
 
 // Len returns how many responses are held.
@@ -371,7 +451,7 @@ func (k *Keeper) all(begin bool) []held {
 		}
 	}
 	all := make([]held, 0, len(k.held))
-	for h := range k.held {
+	for _, h := range k.held {
 		all = append(all, h)
 	}
 	return all

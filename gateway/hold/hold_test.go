@@ -25,6 +25,7 @@ const patience = 5 * time.Second
 // house holds every request the way test says.
 type house struct {
 	keeper *hold.Keeper
+	hub    *hub.Hub
 	bus    pubsub.Bus
 	addr   string
 	client *http.Client
@@ -44,7 +45,7 @@ func newHouse(t *testing.T, opts hold.Options, tls bool, call func(r *http.Reque
 	opts.Group = group
 	opts.Hub = hub.New(hub.Options{Bus: bus, FirstUpdate: 100 * time.Millisecond})
 	t.Cleanup(opts.Hub.Close)
-	h := &house{keeper: hold.NewKeeper(opts), bus: bus, scheme: "http"}
+	h := &house{keeper: hold.NewKeeper(opts), hub: opts.Hub, bus: bus, scheme: "http"}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := call(r)
 		c.W, c.R = w, r

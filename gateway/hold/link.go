@@ -334,6 +334,7 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 	l.mu.Unlock()
 
 	s.filters.Store(l.call.filters(&s.sub, in, uri).WithIDs(l.unprefixed))
+	s.keeper.setUser(s, in.Meta[hub.UserMeta])
 	if err := s.keeper.follow(&s.sub, names); err != nil {
 		if !errors.Is(err, hub.ErrLeft) {
 			s.keeper.log.Warn("stream hold: subscribe", "route", s.route, "error", err)

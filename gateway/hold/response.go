@@ -31,6 +31,8 @@ const behindBytesMax = 256 << 10
 
 // response is a long poll: one answer, later.
 type response struct {
+	place
+
 	// Fixed after serveResponse.
 	keeper *Keeper
 	conn   *wire.Conn  // nil if the response stays with its server
@@ -83,7 +85,7 @@ func (k *Keeper) serveResponse(call Call) {
 	}
 	s.timer = k.opts.Group.Timers(loop).New(s.timeout)
 	k.opts.Hub.Join(&s.sub, s, loop, hub.Manner{Format: hub.FormatResponse, Updates: true, Lingers: true})
-	if !k.add(s, "response") {
+	if !k.add(s, "response", call.Instruction.Meta[hub.UserMeta]) {
 		s.finish(s.stored, ReasonShutdown)
 	}
 	if s.conn != nil {
@@ -94,6 +96,15 @@ func (k *Keeper) serveResponse(call Call) {
 		s.wait(call.W, call.R)
 	}
 }
+
+// End implements hub.Client; a long poll has no place for code and reason.
+func (s *response) End(int, string) bool { return s.timeoutAs(ReasonCommand) }
+
+// Refresh implements hub.Client.
+func (s *response) Refresh() bool { return false }
+
+// Format implements hub.Client.
+func (s *response) Format() hub.Format { return hub.FormatResponse }
 
 // hold follows the instruction's channels and sets its time.
 func (s *response) hold(instruction *grip.Instruction) {
@@ -162,6 +173,7 @@ func (s *response) wait(w http.ResponseWriter, r *http.Request) {
 	if answer.Instruction != nil && answer.Instruction.Hold == grip.HoldStream {
 		call := s.call
 		call.Answer = answer
+		call.id = s.id
 		s.keeper.serveStream(call)
 		return
 	}
@@ -512,6 +524,7 @@ func (s *response) answered(answer *Answer) bool {
 	s.mu.Lock()
 	s.stored = *answer
 	s.mu.Unlock()
+	s.keeper.setUser(s, answer.Instruction.Meta[hub.UserMeta])
 	s.hold(answer.Instruction)
 	return false
 }
@@ -531,7 +544,7 @@ func (s *response) become(answer *Answer) bool {
 	}
 	s.call.finish(answer)
 	k := s.keeper
-	st := &stream{keeper: k, conn: s.conn, route: s.call.Route, listener: s.client.listener, chunked: s.client.chunked}
+	st := &stream{place: place{id: s.id}, keeper: k, conn: s.conn, route: s.call.Route, listener: s.client.listener, chunked: s.client.chunked}
 	head := appendHead(nil, answer.Status, answer.Reason, answer.Header)
 	if st.chunked {
 		head = append(head, "Transfer-Encoding: chunked\r\n"...)
@@ -555,11 +568,11 @@ func (s *response) become(answer *Answer) bool {
 
 func (s *response) drain() { s.timeoutAs(ReasonShutdown) }
 
-func (s *response) timeoutAs(reason Reason) {
+func (s *response) timeoutAs(reason Reason) bool {
 	s.mu.Lock()
 	stored := s.stored
 	s.mu.Unlock()
-	s.finish(stored, reason)
+	return s.finish(stored, reason)
 }
 
 func (s *response) abort() {

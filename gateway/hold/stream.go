@@ -18,6 +18,8 @@ var lastChunk = []byte("0\r\n\r\n")
 
 // stream is a response to which items are appended.
 type stream struct {
+	place
+
 	// Fixed after serveStream.
 	keeper   *Keeper
 	conn     *wire.Conn
@@ -51,7 +53,7 @@ func (k *Keeper) serveStream(call Call) {
 		k.log.Debug("stream hold", "route", call.Route, "error", err)
 		return
 	}
-	s := &stream{keeper: k, route: call.Route, listener: c.listener, chunked: c.chunked, gone: k.gone(&call)}
+	s := &stream{place: place{id: call.id}, keeper: k, route: call.Route, listener: c.listener, chunked: c.chunked, gone: k.gone(&call)}
 	opts := wire.Options{Handler: s, Unread: true, Buffered: c.buffered}
 
 	if !hasBody(call.Status, c.head) {
@@ -115,7 +117,7 @@ func (s *stream) begin(call *Call, first []byte) {
 		filters = filters.WithIDs(s.linked.unprefixed)
 	}
 	s.filters.Store(filters)
-	if !k.add(s, "stream") {
+	if !k.add(s, "stream", instruction.Meta[hub.UserMeta]) {
 		s.conn.Start(first)
 		s.end(ReasonShutdown)
 		return
@@ -380,6 +382,21 @@ func (s *stream) Notify(notice hub.Notice, channel string) {
 		s.fail(ReasonLost)
 	}
 }
+
+// End implements hub.Client; a stream has no place for code and reason.
+func (s *stream) End(int, string) bool {
+	if s.reason.Load() != nil {
+		return false
+	}
+	s.end(ReasonCommand)
+	return *s.reason.Load() == ReasonCommand
+}
+
+// Refresh implements hub.Client.
+func (s *stream) Refresh() bool { return false }
+
+// Format implements hub.Client.
+func (s *stream) Format() hub.Format { return hub.FormatStream }
 
 func (s *stream) setReason(reason Reason) { s.reason.CompareAndSwap(nil, &reason) }
 

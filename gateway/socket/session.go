@@ -88,7 +88,7 @@ type session struct {
 	gone         bool // the connection has ended
 	pings        int  // the origin's that the client has not answered
 	reason       Reason
-	echo         []byte // the content of the client's Close
+	echo         int // the code of the client's Close; 0 without
 	interval     time.Duration
 	ask          *wire.Timer // for interval
 	closing      *wire.Timer // for closeTimeout
@@ -611,7 +611,7 @@ func (s *session) clientClose(content []byte) {
 	}
 	s.clientClosed = true
 	s.setReasonLocked(ReasonClient)
-	s.echo = content
+	s.echo, _, _ = wsoverhttp.ParseClose(content)
 	answered := s.closeSent
 	wait := false
 	if !s.closeTold && !s.originDone {
@@ -639,8 +639,7 @@ func (s *session) finishClose(b []byte) {
 	if s.closeSent {
 		b = nil
 	} else if b == nil {
-		code, _, _ := wsoverhttp.ParseClose(s.echo)
-		b = closeFrame(code, "")
+		b = closeFrame(s.echo, "")
 	}
 	s.closeSent = true
 	s.mu.Unlock()
@@ -803,17 +802,7 @@ func (s *session) sendFrames(b []byte) bool {
 func (s *session) deliverAction(m *grip.MessageItem) int {
 	switch m.Action {
 	case grip.ActionClose:
-		code := m.Code
-		if code == 0 {
-			code = closeNormal
-		}
-		s.mu.Lock()
-		if !s.closeTold && !s.originDone {
-			s.closeTold = true
-			s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close})
-		}
-		s.mu.Unlock()
-		s.close(ReasonPublished, code, m.Reason)
+		s.endFromOutside(ReasonPublished, m.Code, m.Reason)
 		return 1
 	case grip.ActionRefresh:
 		s.askAgain()
@@ -821,6 +810,49 @@ func (s *session) deliverAction(m *grip.MessageItem) int {
 	}
 	return 0
 }
+
+// endFromOutside closes the client because somebody who is neither client nor
+// origin wants it closed. The origin is told at once.
+func (s *session) endFromOutside(reason Reason, code int, text string) {
+	if code == 0 {
+		code = closeNormal
+	}
+	s.mu.Lock()
+	if !s.closeTold && !s.originDone {
+		s.closeTold = true
+		s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close})
+	}
+	s.mu.Unlock()
+	s.close(reason, code, text)
+}
+
+// End implements hub.Client.
+func (s *session) End(code int, text string) bool {
+	s.mu.Lock()
+	ending := s.closeSent || s.clientClosed || s.gone
+	s.mu.Unlock()
+	if !ending {
+		s.endFromOutside(ReasonCommand, code, text)
+	}
+	return !ending
+}
+
+// Refresh implements hub.Client.
+func (s *session) Refresh() bool {
+	s.mu.Lock()
+	refreshable := !s.native && !s.gone && !s.originDone
+	s.mu.Unlock()
+	if refreshable {
+		s.askAgain()
+	}
+	return refreshable
+}
+
+// ID implements hub.Client.
+func (s *session) ID() string { return s.id }
+
+// Format implements hub.Client.
+func (s *session) Format() hub.Format { return hub.FormatMessage }
 
 // Notify implements hub.Receiver.
 func (s *session) Notify(notice hub.Notice, channel string) {
@@ -924,6 +956,9 @@ func (s *session) setMeta(c grip.Control) {
 	}
 	s.meta = meta
 	s.filters.Store(s.filters.Load().WithMeta(meta))
+	if c.Name == hub.UserMeta {
+		s.keeper.setUser(s, meta[hub.UserMeta])
+	}
 }
 
 // metaMax bounds the names a connection's meta may have.

@@ -373,6 +373,51 @@ func TestPublishedCloseAndDetach(t *testing.T) {
 	}
 }
 
+func TestAClientIsFoundAndClosedFromOutside(t *testing.T) {
+	h := newHouse(t, socket.Options{}, func(header http.Header, events []wsoverhttp.Event) string {
+		answer := echo(header, events)
+		if len(events) > 0 && events[0].Type == wsoverhttp.Open {
+			answer += text(`c:{"type":"set-meta","name":"user","value":"ann"}`)
+		} else if len(events) == 0 {
+			answer += text(`c:{"type":"set-meta","name":"user","value":"bob"}`) + text("m:asked")
+		}
+		return answer
+	})
+	ws := h.dial(t, nil)
+	ws.WriteMessage(websocket.TextMessage, []byte("hello"))
+	read(t, ws, "hello") // and all before it has been acted on
+	client := h.keeper.Client("id")
+	if client == nil || client.ID() != "id" || client.Format() != hub.FormatMessage || h.keeper.Client("di") != nil {
+		t.Fatalf("by its id: got %v", client)
+	}
+	if got := h.keeper.ClientsOf("ann"); len(got) != 1 || got[0] != client {
+		t.Fatalf("by its user: got %v", got)
+	}
+	if !client.Refresh() {
+		t.Error("it does not refresh")
+	}
+	read(t, ws, "asked")
+	if got := h.keeper.ClientsOf("ann"); len(got) != 0 {
+		t.Errorf("by the user it was: got %v", got)
+	}
+	if got := h.keeper.ClientsOf("bob"); len(got) != 1 || got[0] != client {
+		t.Errorf("by the user it has become: got %v", got)
+	}
+	if !client.End(4010, "moved") || client.End(4010, "moved") {
+		t.Error("want it to end once")
+	}
+	readClose(t, ws, 4010)
+	h.saw(t, wsoverhttp.Close, "")
+	for deadline := time.Now().Add(patience); h.keeper.Client("id") != nil || len(h.keeper.ClientsOf("bob")) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is still there")
+		}
+	}
+	if client.Refresh() || client.End(0, "") {
+		t.Error("a client that has gone says that it did something")
+	}
+}
+
 func TestDrainSays1001AndTellsTheOrigin(t *testing.T) {
 	h := newHouse(t, socket.Options{}, echo)
 	ws := h.dial(t, nil)

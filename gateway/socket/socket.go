@@ -75,12 +75,14 @@ const (
 	ReasonTooBig      Reason = "tooBig"      // the client's message exceeded the limit
 	ReasonSlow        Reason = "slow"        // the client did not take what it was sent
 	ReasonLost        Reason = "lost"        // the bus lost items, so the client must start anew
+	ReasonCommand     Reason = "command"     // an operator or backend closed it
 	ReasonShutdown    Reason = "shutdown"    // the gateway drains
 )
 
 var reasons = []string{
 	string(ReasonClient), string(ReasonGone), string(ReasonOrigin), string(ReasonPublished), string(ReasonOriginError),
-	string(ReasonUnreachable), string(ReasonProtocol), string(ReasonTooBig), string(ReasonSlow), string(ReasonLost), string(ReasonShutdown),
+	string(ReasonUnreachable), string(ReasonProtocol), string(ReasonTooBig), string(ReasonSlow), string(ReasonLost),
+	string(ReasonCommand), string(ReasonShutdown),
 }
 
 // Options describe a Keeper. Hub and Group are needed.
@@ -120,7 +122,8 @@ type Keeper struct {
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
-	sessions map[*session]struct{}
+	sessions map[string]*session // by id
+	users    hub.Users[*session]
 	draining bool
 	empty    chan struct{} // closed when draining and no session is left
 
@@ -155,7 +158,7 @@ func NewKeeper(opts Options) *Keeper {
 	m := opts.Metrics
 	k := &Keeper{
 		opts: opts, log: opts.Log,
-		sessions: make(map[*session]struct{}),
+		sessions: make(map[string]*session),
 		empty:    make(chan struct{}),
 
 		open:         m.Gauge("websockets_open", "WebSocket clients held."),
@@ -180,7 +183,7 @@ func (k *Keeper) add(s *session) bool {
 	if k.draining {
 		return false
 	}
-	k.sessions[s] = struct{}{}
+	k.sessions[s.id] = s
 	k.open.Inc()
 	return true
 }
@@ -189,7 +192,8 @@ func (k *Keeper) add(s *session) bool {
 func (k *Keeper) left(s *session, reason Reason) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.sessions[s]; ok {
+	k.users.Set(s, "")
+	if k.sessions[s.id] == s {
 		k.open.Dec()
 		k.closed[string(reason)].Inc()
 	}
@@ -199,10 +203,10 @@ func (k *Keeper) left(s *session, reason Reason) {
 func (k *Keeper) remove(s *session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.sessions[s]; !ok {
+	if k.sessions[s.id] != s {
 		return
 	}
-	delete(k.sessions, s)
+	delete(k.sessions, s.id)
 	if k.draining && len(k.sessions) == 0 {
 		close(k.empty)
 	}
@@ -218,7 +222,7 @@ func (k *Keeper) Drain(ctx context.Context) error {
 	}
 	k.draining = true
 	sessions := make([]*session, 0, len(k.sessions))
-	for s := range k.sessions {
+	for _, s := range k.sessions {
 		sessions = append(sessions, s)
 	}
 	if len(sessions) == 0 {
@@ -235,7 +239,7 @@ func (k *Keeper) Drain(ctx context.Context) error {
 	k.cancel()
 	k.mu.Lock()
 	left := make([]*session, 0, len(k.sessions))
-	for s := range k.sessions {
+	for _, s := range k.sessions {
 		left = append(left, s)
 	}
 	k.mu.Unlock()
@@ -257,6 +261,38 @@ func (k *Keeper) Len() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.sessions)
+}
+
+// Client returns the client with that Connection-Id, or nil if there is none, or
+// none any more.
+func (k *Keeper) Client(id string) hub.Client {
+	k.mu.Lock()
+	s := k.sessions[id]
+	k.mu.Unlock()
+	if s == nil || s.isGone() { // its origin may still be told
+		return nil
+	}
+	return s
+}
+
+// ClientsOf returns the clients that the origin said are the user's (set-meta).
+func (k *Keeper) ClientsOf(user string) []hub.Client {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []hub.Client
+	for _, s := range k.users.Of(user) {
+		all = append(all, s)
+	}
+	return all
+}
+
+// setUser says whose a session is.
+func (k *Keeper) setUser(s *session, name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.sessions[s.id] == s && !s.isGone() { // else nobody would take it out again
+		k.users.Set(s, name)
+	}
 }
 
 // CheckHandshake answers a client whose WebSocket handshake is wrong (RFC 6455,

@@ -28,6 +28,7 @@ const patience = 5 * time.Second
 // house is a gateway of one route, in small.
 type house struct {
 	keeper *socket.Keeper
+	hub    *hub.Hub
 	bus    pubsub.Bus
 	url    string
 
@@ -65,7 +66,7 @@ func newHouse(t *testing.T, opts socket.Options, answer func(h http.Header, even
 	opts.Group = group
 	opts.Hub = hub.New(hub.Options{Bus: bus, Frame: socket.Frame})
 	t.Cleanup(opts.Hub.Close)
-	h.bus = bus
+	h.bus, h.hub = bus, opts.Hub
 	h.keeper = socket.NewKeeper(opts)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !socket.CheckHandshake(w, r) {
@@ -386,9 +387,14 @@ func TestAClientIsFoundAndClosedFromOutside(t *testing.T) {
 	ws := h.dial(t, nil)
 	ws.WriteMessage(websocket.TextMessage, []byte("hello"))
 	read(t, ws, "hello") // and all before it has been acted on
-	client := h.keeper.Client("id")
-	if client == nil || client.ID() != "id" || client.Format() != hub.FormatMessage || h.keeper.Client("di") != nil {
-		t.Fatalf("by its id: got %v", client)
+	clients := h.hub.Clients("room")
+	if len(clients) != 1 {
+		t.Fatalf("by its channel: got %v", clients)
+	}
+	client := clients[0]
+	id := client.ID()
+	if got := h.keeper.Client(id); got != client || client.Format() != hub.FormatMessage || h.keeper.Client("x"+id) != nil {
+		t.Fatalf("by its id: got %v", got)
 	}
 	if got := h.keeper.ClientsOf("ann"); len(got) != 1 || got[0] != client {
 		t.Fatalf("by its user: got %v", got)
@@ -408,7 +414,7 @@ func TestAClientIsFoundAndClosedFromOutside(t *testing.T) {
 	}
 	readClose(t, ws, 4010)
 	h.saw(t, wsoverhttp.Close, "")
-	for deadline := time.Now().Add(patience); h.keeper.Client("id") != nil || len(h.keeper.ClientsOf("bob")) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); h.keeper.Client(id) != nil || len(h.keeper.ClientsOf("bob")) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it is still there")
 		}

@@ -58,8 +58,8 @@ type BackendOptions struct {
 	HostOverride string
 
 	// TLS and what belongs to it. CertificateHost is the name that the certificate
-	// must have, SNI the one that is asked for; empty means the host of Address.
-	// NoSNI asks for none. Versions are those of crypto/tls.
+	// must have, empty means the host of Address; SNI the one that is asked for,
+	// empty means CertificateHost; NoSNI asks for none. Versions are those of crypto/tls.
 	TLS             bool
 	CertificateHost string
 	SNI             string

@@ -234,7 +234,7 @@ func (n *Network) release(e *endpoint) {
 func (n *Network) dial(ctx context.Context, addr string, untrusted bool) (net.Conn, error) {
 	d := net.Dialer{Timeout: n.opts.DialTimeout, KeepAlive: keepAlivePeriod}
 	if untrusted {
-		d.Control = blockPrivate
+		d.Control = BlockPrivate
 	}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {

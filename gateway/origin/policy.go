@@ -59,10 +59,10 @@ func isPrivate(addr netip.Addr) bool {
 	return false
 }
 
-// blockPrivate refuses a connection before it is made. It is asked with the
+// BlockPrivate refuses a connection before it is made. It is asked with the
 // address that the name was resolved to, so a name cannot change its mind between
 // check and use.
-func blockPrivate(network, address string, _ syscall.RawConn) error {
+func BlockPrivate(network, address string, _ syscall.RawConn) error {
 	addr, err := netip.ParseAddrPort(address)
 	if err != nil || isPrivate(addr.Addr()) {
 		return &BlockedError{Addr: address}

@@ -150,10 +150,16 @@ const cursorEnd = -1
 // i+1 its size, i+2 the cursor, i+3 the address of the next cursor (an i64), i+4 that of
 // the number of bytes written. If not even one fits, that is what it would need.
 func (c *call) fillValues(i int, values []string) status {
+	return c.fillList(i, len(values), func(at int) string { return values[at] })
+}
+
+// fillList is fillValues of n values.
+func (c *call) fillList(i, n int, value func(at int) string) status {
 	size, from := uint64(c.u32(i+1)), uint64(c.u32(i+2))
 	written, next := uint64(0), int64(cursorEnd)
-	for at := from; at < uint64(len(values)); at++ {
-		need := uint64(len(values[at])) + 1
+	for at := from; at < uint64(n); at++ {
+		text := value(int(at))
+		need := uint64(len(text)) + 1
 		if written+need > size {
 			if written == 0 {
 				if st := c.put64(i+3, ^uint64(0)); st != statusOK {
@@ -171,7 +177,7 @@ func (c *call) fillValues(i int, values []string) status {
 		if st != statusOK {
 			return st
 		}
-		into[copy(into, values[at])] = 0
+		into[copy(into, text)] = 0
 		written += need
 	}
 	if st := c.put64(i+3, uint64(next)); st != statusOK {

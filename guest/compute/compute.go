@@ -10,6 +10,8 @@
 //
 //	compute.go   the ABI and a sandbox        call.go    parameters and results
 //	abi.go       all functions there are      status.go  what they return
+//	handles.go   what guests hold             async.go   what they wait for
+//	body.go      what they read and write     header.go  heads
 package compute
 
 import (
@@ -65,7 +67,9 @@ func (ABI) Recognise(m *guest.Module) bool {
 // implemented are the hostcalls there are, by module and name. All others of the
 // ABI answer statusUnsupported.
 var implemented = map[string]map[string]hostcall{
-	"fastly_abi": {"init": abiInit},
+	"fastly_abi":       {"init": abiInit},
+	"fastly_async_io":  asyncCalls,
+	"fastly_http_body": bodyCalls,
 }
 
 // abiVersion is the only one there has been.
@@ -132,11 +136,20 @@ type sandbox struct {
 	*guest.Sandbox
 	service *Service
 	call    call
+
+	// What the guest has handles of.
+	items table[item]
+
+	// Waiting.
+	wake     chan struct{} // of capacity 1: something may have become ready; never closed
+	selected []item        // of the list that is waited for
+
+	held int // bytes in bodies, at most heldBytesMax
 }
 
 // Open is ABI.Open.
 func (ABI) Open(s *guest.Sandbox) guest.Instance {
-	b := &sandbox{Sandbox: s, service: s.Program.Service().(*Service)}
+	b := &sandbox{Sandbox: s, service: s.Program.Service().(*Service), wake: make(chan struct{}, 1)}
 	b.call.sandbox = b
 	return b
 }
@@ -157,4 +170,8 @@ func (b *sandbox) Run(ctx context.Context, module api.Module) error {
 }
 
 // Close is guest.Instance.Close.
-func (b *sandbox) Close() {}
+func (b *sandbox) Close() {
+	for _, i := range b.items.live {
+		i.drop(b)
+	}
+}

@@ -1,0 +1,284 @@
+package compute
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gripway/gripway/guest"
+)
+
+func TestABodyIsWrittenAtBothEndsAndReadOnce(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		h := g.result("http_body.new")
+		g.write(h, "middle")
+		at, n := g.put("front ")
+		g.must("http_body.write", h, at, n, writeFront, g.room(4))
+		g.write(h, " back")
+		length := g.room(8)
+		g.must("http_body.known_length", h, length)
+		if got := g.get64(length); got != 17 {
+			t.Errorf("got a length of %d, want 17", got)
+		}
+		if got, st := g.read(h); got != "front middle back" || st != statusOK {
+			t.Errorf("got %q, %d", got, st)
+		}
+		if g.b.held != 0 {
+			t.Errorf("got %d bytes held after all were read, want 0", g.b.held)
+		}
+		g.must("http_body.close", h)
+		g.want(statusBadHandle, "http_body.close", h)
+		g.want(statusBadHandle, "http_body.read", h, 0, 0, g.room(4))
+	})
+}
+
+func TestAppendMovesReadersWithoutReadingThem(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		r, w := io.Pipe()
+		from := bodyFrom(r, -1, func() http.Header { return http.Header{"X-Sum": {"7"}} })
+		source, _ := g.b.items.add(from)
+		into := g.result("http_body.new")
+		g.write(into, "head ")
+		g.must("http_body.append", into, source)
+		g.want(statusBadHandle, "http_body.close", source)
+		g.write(into, " tail")
+		g.want(statusNone, "http_body.known_length", into, g.room(8))
+		g.want(statusAgain, "http_body.trailer_names_get", into, g.room(64), 64, 0, g.room(8), g.room(4))
+		go func() {
+			io.WriteString(w, "of the reader")
+			w.Close()
+		}()
+		if got, st := g.read(into); got != "head of the reader tail" || st != statusOK {
+			t.Errorf("got %q, %d", got, st)
+		}
+		buffer, next, n := g.room(64), g.room(8), g.room(4)
+		g.must("http_body.trailer_names_get", into, buffer, 64, 0, next, n)
+		if got := g.text(buffer, g.get32(n)); got != "x-sum\x00" || g.get64(next) != ^uint64(0) {
+			t.Errorf("got trailers %q, cursor %d", got, int64(g.get64(next)))
+		}
+	})
+}
+
+func TestAReaderThatFailsIsNotAnEnd(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+		want status
+	}{
+		{"broken off", io.ErrUnexpectedEOF, statusIncomplete},
+		{"anything else", errors.New("reset"), statusError},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inSandbox(t, func(g *tester) {
+				r, w := io.Pipe()
+				h, _ := g.b.items.add(bodyFrom(r, -1, nil))
+				go func() {
+					io.WriteString(w, "half")
+					w.CloseWithError(c.err)
+				}()
+				got, st := g.read(h)
+				if got != "half" || st != c.want {
+					t.Errorf("got %q, %d, want half, %d", got, st, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestAStreamMakesItsWriterWait(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		w, r := newStream(g.b, bodyOf([]byte("begin ")))
+		h, _ := g.b.items.add(w)
+		ready := g.room(4)
+		block := strings.Repeat("x", 8192)
+		written := len("begin ")
+		for {
+			g.must("async_io.is_ready", h, ready)
+			if g.get32(ready) == 0 {
+				break
+			}
+			if st := g.write(h, block); st != statusOK {
+				t.Fatal(st)
+			}
+			if written += len(block); written > 2*streamBytesMax {
+				t.Fatalf("%d bytes were taken that nobody reads", written)
+			}
+		}
+		read := make(chan string, 1)
+		go func() {
+			all, err := io.ReadAll(r)
+			if err != nil {
+				t.Error(err)
+			}
+			read <- string(all)
+		}()
+		list, n := g.list(h)
+		g.must("async_io.select", list, n, 0, g.room(4))
+		g.write(h, "end")
+		g.must("http_body.close", h)
+		got := <-read
+		if len(got) != written+3 || !strings.HasPrefix(got, "begin x") || !strings.HasSuffix(got, "xend") {
+			t.Errorf("got %d bytes, want %d", len(got), written+3)
+		}
+	})
+}
+
+func TestAWriteLongerThanAStreamIsTakenAsItIsRead(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		w, r := newStream(g.b, nil)
+		h, _ := g.b.items.add(w)
+		read := make(chan int64, 1)
+		go func() {
+			n, _ := io.Copy(io.Discard, r)
+			read <- n
+		}()
+		if st := g.write(h, strings.Repeat("y", 5*streamBytesMax)); st != statusOK {
+			t.Error(st)
+		}
+		g.must("http_body.close", h)
+		if n := <-read; n != 5*streamBytesMax {
+			t.Errorf("got %d bytes, want %d", n, 5*streamBytesMax)
+		}
+	})
+}
+
+func TestAStreamThatIsNotFinishedIsBrokenOff(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(g *tester, h uint32)
+		want error
+	}{
+		{"closed", func(g *tester, h uint32) { g.must("http_body.close", h) }, nil},
+		{"abandoned", func(g *tester, h uint32) { g.must("http_body.abandon", h) }, errBrokenOff},
+		{"left at the end of the sandbox", func(*tester, uint32) {}, errBrokenOff},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r *streamReader
+			inSandbox(t, func(g *tester) {
+				var w *stream
+				w, r = newStream(g.b, nil)
+				h, _ := g.b.items.add(w)
+				g.write(h, "half")
+				c.end(g, h)
+			})
+			all, err := io.ReadAll(r)
+			if string(all) != "half" || err != c.want {
+				t.Errorf("got %q, %v, want %v", all, err, c.want)
+			}
+		})
+	}
+}
+
+func TestAWriterHearsThatNobodyReads(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		w, r := newStream(g.b, nil)
+		h, _ := g.b.items.add(w)
+		source, closed := io.Pipe()
+		from, _ := g.b.items.add(bodyFrom(source, -1, nil))
+		g.must("http_body.append", h, from)
+		go func() {
+			time.Sleep(10 * time.Millisecond) // so that one of the writes may wait; either way is right
+			r.Close()
+		}()
+		for g.write(h, strings.Repeat("z", 8192)) == statusOK {
+		}
+		g.want(statusError, "http_body.write", h, 0, 1, writeBack, g.room(4))
+		if _, err := closed.Write([]byte("more")); err == nil {
+			t.Error("the reader of an appended body was not closed")
+		}
+	})
+}
+
+func TestABodyCannotHoldMoreThanItsShare(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		h := g.result("http_body.new")
+		g.b.held = heldBytesMax - 3
+		if st := g.write(h, "four"); st != statusLimit {
+			t.Errorf("got %d, want %d", st, statusLimit)
+		}
+		if st := g.write(h, "thr"); st != statusOK {
+			t.Errorf("got %d, want ok", st)
+		}
+		g.must("http_body.close", h)
+		if g.b.held != heldBytesMax-3 {
+			t.Errorf("got %d bytes held, want %d", g.b.held, heldBytesMax-3)
+		}
+	})
+}
+
+func TestHandlesAreBounded(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		at := g.room(4)
+		for range handlesMax {
+			g.must("http_body.new", at)
+		}
+		g.want(statusLimit, "http_body.new", at)
+		g.must("http_body.close", 7)
+		g.must("http_body.new", at)
+		if got := g.get32(at); got != handlesMax {
+			t.Errorf("got handle %d, want a new number, %d", got, handlesMax)
+		}
+	})
+}
+
+func TestSelectTakesTheFirstThatIsReady(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		at := g.room(4)
+		g.want(statusInvalid, "async_io.select", 0, 0, 0, at)
+		g.must("async_io.select", 0, 0, 1, at)
+		if got := g.get32(at); got != noHandle {
+			t.Errorf("got index %d of no handles, want that of a timeout", got)
+		}
+		r, w := io.Pipe()
+		waits, _ := g.b.items.add(bodyFrom(r, -1, nil))
+		full := g.result("http_body.new")
+		list, n := g.list(waits, full)
+		if got := g.result("async_io.select", list, n, 0); got != 1 {
+			t.Errorf("got index %d, want 1: an empty body is at its end", got)
+		}
+		if got := g.result("async_io.select", list, 1, 5); got != noHandle {
+			t.Errorf("got index %d, want that of a timeout", got)
+		}
+		go w.Write([]byte("now"))
+		if got := g.result("async_io.select", list, 1, 0); got != 0 {
+			t.Errorf("got index %d, want 0", got)
+		}
+		g.want(statusBadHandle, "async_io.is_ready", 99, at)
+		bad, n := g.list(waits, 99)
+		g.want(statusBadHandle, "async_io.select", bad, n, 0, at)
+		g.want(statusInvalid, "async_io.select", 1<<31, 2, 0, at)
+		g.want(statusBadAlign, "async_io.select", list+1, 1, 0, at)
+		g.want(statusInvalid, "async_io.select", list, 1<<30, 0, at)
+		w.Close()
+	})
+}
+
+func TestAGuestThatWaitsIsStopped(t *testing.T) {
+	x := guest.NewExchange(nil)
+	waiting := make(chan *sandbox, 1)
+	type answer struct{ err error }
+	answered := make(chan answer, 1)
+	ctx, stop := contextWithStop(t)
+	go func() {
+		_, err := serveContext(ctx, t, nil, x, func(g *tester) {
+			r, w := io.Pipe()
+			defer w.Close()
+			h, _ := g.b.items.add(bodyFrom(r, -1, nil))
+			list, n := g.list(h)
+			waiting <- g.b
+			defer func() { answered <- answer{recover().(error)} }()
+			g.call("async_io.select", list, n, 0, g.room(4))
+		})
+		if !errors.Is(err, guest.ErrUndecided) {
+			t.Error(err)
+		}
+	}()
+	<-waiting
+	stop()
+	if got := <-answered; got.err == nil {
+		t.Error("the guest went on")
+	}
+}

@@ -201,7 +201,6 @@ func (g *tester) list(handles ...uint32) (at, n uint32) {
 // lines are values that end with a NUL each.
 func lines(list string) []string { return strings.Split(strings.TrimSuffix(list, "\x00"), "\x00") }
 
-
 // contextWithStop is a context, and what ends it.
 func contextWithStop(t *testing.T) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(t.Context())

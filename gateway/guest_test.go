@@ -125,7 +125,7 @@ func newHouse(t *testing.T, p program, debug bool, origins backends) *house {
 	server := &http.Server{Handler: h.g, BaseContext: func(net.Listener) context.Context { return listener.Context(context.Background()) }}
 	go server.Serve(listener)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		h.g.Drain(ctx)
 		server.Close()

@@ -230,7 +230,7 @@ func raw(t *testing.T, url string, requests ...string) []string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	reader := bufio.NewReader(conn)
 	var lines []string
 	for _, request := range requests {

@@ -20,7 +20,7 @@ import (
 	"github.com/gripway/gripway/pubsub"
 )
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // house holds every request the way test says.
 type house struct {

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // client is a Receiver that remembers what it was handed.
 type client struct {

@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds every wait of a test for something that must happen.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // rawOrigin is a TCP server that sees requests byte for byte.
 type rawOrigin struct {

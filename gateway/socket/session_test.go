@@ -23,7 +23,7 @@ import (
 	"github.com/gripway/gripway/wsoverhttp"
 )
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // house is a gateway of one route, in small.
 type house struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/gripway/gripway/gateway/wire"
 )
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // recorder is a Handler that remembers.
 type recorder struct {

@@ -57,7 +57,7 @@ func TestStoppedChildrenAndTheirChildrenAreGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := c.cmd.Process.Pid
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for len(family(pid)) < 2 && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond) // until the shell has forked; nothing tells
 	}
@@ -67,7 +67,7 @@ func TestStoppedChildrenAndTheirChildrenAreGone(t *testing.T) {
 	}
 	c.patience = 50 * time.Millisecond
 	c.stop()
-	deadline = time.Now().Add(5 * time.Second)
+	deadline = time.Now().Add(20 * time.Second)
 	for _, member := range members {
 		for birth(member) != "" {
 			if time.Now().After(deadline) {

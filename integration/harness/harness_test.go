@@ -109,7 +109,7 @@ func TestHTTP2ClientsShareAConnection(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- server.ListenAndServe() }()
 	defer func() { server.Close(); <-served }()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) { // until the server listens
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) { // until the server listens
 		conn, err := harness.DialClient(server.Addr, nil, false)
 		if err == nil {
 			conn.Close()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // an image made of the binary alone has no time zones
 
 	"github.com/oschwald/maxminddb-golang/v2"
 )

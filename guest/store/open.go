@@ -1,0 +1,166 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// OpenOptions are what stores need besides what the configuration says.
+type OpenOptions struct {
+	// JetStream opens the bucket of a KV store. Nil: there is no JetStream, and
+	// stores that want it are refused.
+	JetStream func(bucket string) (Shelf, error)
+
+	// Log takes what nobody waits for. Nil discards.
+	Log *slog.Logger
+}
+
+// Stores are all stores of a program. They may be used concurrently; the maps
+// are not changed after Open.
+type Stores struct {
+	Configs map[string]*Config
+	KV      map[string]*KV
+	Secrets map[string]map[string]Secret
+	ACLs    map[string]*ACL
+	Geo     *Geo
+	Devices *Devices
+	Shields map[string]Shield
+	Rates   *Rates
+
+	log *slog.Logger
+
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup // of Go
+}
+
+// openWait bounds how long a store may take to take its first items.
+const openWait = 30 * time.Second
+
+// Open opens all stores, or none: the error is everything that is wrong.
+func Open(opts Options, with OpenOptions) (*Stores, error) {
+	if with.Log == nil {
+		with.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Stores{
+		Configs: make(map[string]*Config), KV: make(map[string]*KV), Secrets: opts.Secrets, ACLs: make(map[string]*ACL),
+		Shields: opts.Shields, Rates: &Rates{}, log: with.Log,
+	}
+	var errs []error
+	wrong := func(kind, name string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %q: %w", kind, name, err))
+		}
+	}
+	for name, o := range opts.Configs {
+		c, err := NewConfig(o, with.Log)
+		wrong("config store", name, err)
+		s.Configs[name] = c
+	}
+	for name, path := range opts.ACLs {
+		l, err := NewACL(path, with.Log)
+		wrong("acl", name, err)
+		s.ACLs[name] = l
+	}
+	var err error
+	s.Geo, err = NewGeo(opts.Geo, with.Log)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("geolocation: %w", err))
+	}
+	s.Devices, err = NewDevices(opts.Devices, with.Log)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("device detection: %w", err))
+	}
+	if len(errs) == 0 {
+		for name, o := range opts.KV {
+			kv, err := openKV(name, o, with)
+			wrong("kv store", name, err)
+			if err == nil {
+				s.KV[name] = kv
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(append(errs, s.Close())...)
+	}
+	return s, nil
+}
+
+func openKV(name string, opts KVOptions, with OpenOptions) (*KV, error) {
+	var kv *KV
+	seed := true
+	switch opts.Backend {
+	case KVMemory, "":
+		kv = NewKV(NewMemory(0))
+		kv.Local = true
+	case KVFile:
+		shelf, isNew, err := OpenFile(opts.File)
+		if err != nil {
+			return nil, err
+		}
+		kv, seed = NewKV(shelf), isNew
+	case KVJetStream:
+		if with.JetStream == nil {
+			return nil, errors.New("there is no JetStream here")
+		}
+		bucket := opts.Bucket
+		if bucket == "" {
+			bucket = name
+		}
+		shelf, err := with.JetStream(bucket)
+		if err != nil {
+			return nil, err
+		}
+		kv = NewKV(shelf)
+	default:
+		return nil, fmt.Errorf("there is no backend %q", opts.Backend)
+	}
+	if !seed || len(opts.Items) == 0 {
+		return kv, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openWait)
+	defer cancel()
+	if err := kv.Seed(ctx, opts.Items); err != nil {
+		return nil, errors.Join(err, kv.Close())
+	}
+	return kv, nil
+}
+
+// callWait bounds a call of a KV store that goes on when the guest has ended.
+const callWait = 30 * time.Second
+
+// Go runs a call of a KV store that does not end with the guest that made it:
+// what it wrote is to be there. ctx is bounded, and Close waits for it.
+func (s *Stores) Go(call func(ctx context.Context)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("store: closed")
+	}
+	s.running.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), callWait)
+		defer cancel()
+		call(ctx)
+	})
+	return nil
+}
+
+// Log takes what nobody waits for.
+func (s *Stores) Log() *slog.Logger { return s.log }
+
+// Close waits for calls that go on, and ends the stores.
+func (s *Stores) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.running.Wait()
+	var errs []error
+	for _, kv := range s.KV {
+		errs = append(errs, kv.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -18,6 +18,7 @@ type Control struct {
 
 	Channel string   // Subscribe, Unsubscribe; not ""
 	Filters []string // Subscribe; at most FiltersMax, which the gateway enforces
+	PrevID  string   // Subscribe: id of the last item the client has; "" = not kept track of
 
 	Name   string // SetMeta; not ""
 	Value  string // SetMeta
@@ -70,7 +71,7 @@ func ParseControl(data []byte) (Control, error) {
 
 // controlValue is a control message, not yet read.
 type controlValue struct {
-	controlType, channel, filters, name, value []byte
+	controlType, channel, filters, prevID, name, value []byte
 
 	messageType, content, contentBin, timeout, mode []byte
 }
@@ -93,6 +94,8 @@ func parseControl(data []byte) (control Control, err error) {
 			v.channel = value
 		case "filters":
 			v.filters = value
+		case "prev-id":
+			v.prevID = value
 		case "name":
 			v.name = value
 		case "value":
@@ -116,6 +119,9 @@ func parseControl(data []byte) (control Control, err error) {
 	case ControlSubscribe:
 		if control.Channel, err = nonEmpty("channel", v.channel); err == nil {
 			control.Filters, err = optionalFilters(controlParent, v.filters)
+		}
+		if err == nil {
+			control.PrevID, err = optionalString(controlParent, "prev-id", v.prevID)
 		}
 	case ControlUnsubscribe:
 		control.Channel, err = nonEmpty("channel", v.channel)
@@ -220,6 +226,10 @@ func (control Control) MarshalJSON() ([]byte, error) {
 		if control.Type == ControlSubscribe && len(control.Filters) > 0 {
 			dst = append(dst, `"filters":`...)
 			dst = append(appendStrings(dst, control.Filters), ',')
+		}
+		if control.Type == ControlSubscribe && control.PrevID != "" {
+			dst = append(dst, `"prev-id":`...)
+			dst = append(appendName(dst, control.PrevID), ',')
 		}
 	case ControlSetMeta:
 		if control.Name == "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -223,7 +224,7 @@ func (c *Client) Open(ctx context.Context) (*Answer, error) {
 	if c.opened {
 		return nil, ErrOpened
 	}
-	return c.exchange(ctx, []Event{{Type: Open}})
+	return c.exchange(ctx, []Event{{Type: Open}}, nil)
 }
 
 // Send offers the origin what is pending, then events, in one request. Without
@@ -245,7 +246,17 @@ func (c *Client) Send(ctx context.Context, events ...Event) (*Answer, error) {
 	if len(events) == 0 && !c.opened {
 		return c.Open(ctx)
 	}
-	return c.exchange(ctx, events)
+	return c.exchange(ctx, events, nil)
+}
+
+// Recover is Send without events in a request that has the fields of header
+// besides: by them a gateway says what its client has (Grip-Last), and the origin
+// answers with what it lacks.
+func (c *Client) Recover(ctx context.Context, header http.Header) (*Answer, error) {
+	if !c.opened {
+		return c.Open(ctx)
+	}
+	return c.exchange(ctx, nil, header)
 }
 
 // ID is the connection's id.
@@ -290,7 +301,7 @@ func (c *Client) SetMeta(name, value string) error {
 }
 
 // exchange is one request and its answer.
-func (c *Client) exchange(ctx context.Context, events []Event) (*Answer, error) {
+func (c *Client) exchange(ctx context.Context, events []Event, header http.Header) (*Answer, error) {
 	if len(c.pending) > 0 && len(events) > 0 && cost(c.pending)+cost(events) > c.limits.pending {
 		return nil, fmt.Errorf("%w: %d bytes wait, %d more come", ErrPendingFull, cost(c.pending), cost(events))
 	}
@@ -299,6 +310,7 @@ func (c *Client) exchange(ctx context.Context, events []Event) (*Answer, error) 
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(request.Header, header)
 	response, err := c.transport.RoundTrip(request)
 	if err != nil {
 		return nil, tripError(err)

@@ -629,6 +629,24 @@ func TestWhatTheOriginHoldsBackComesAgain(t *testing.T) {
 	}
 }
 
+func TestARecoveryIsARequestWithoutEvents(t *testing.T) {
+	c, o := opened(t, wsoverhttp.ClientOptions{}, ok("TEXT 1\r\nx\r\n"), ok(""))
+	answer, err := c.Recover(t.Context(), http.Header{"Grip-Last": {"a; last-id=1", "b; last-id=2"}})
+	if err != nil || len(answer.Events) != 1 {
+		t.Fatalf("answer = %v, %v", answer, err)
+	}
+	last := len(o.heads) - 1
+	if got, want := o.heads[last]["Grip-Last"], []string{"a; last-id=1", "b; last-id=2"}; !slices.Equal(got, want) || o.bodies[last] != "" {
+		t.Errorf("request has Grip-Last %q and %q, want %q and nothing", got, o.bodies[last], want)
+	}
+	if _, err := c.Send(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := o.heads[last+1]["Grip-Last"]; got != nil {
+		t.Errorf("the request after it has Grip-Last %q as well", got)
+	}
+}
+
 func TestHowMuchIsAccepted(t *testing.T) {
 	ping := wsoverhttp.Event{Type: wsoverhttp.Ping}
 	bye := wsoverhttp.Event{Type: wsoverhttp.Close, Content: wsoverhttp.CloseContent(1000, "")}

@@ -83,6 +83,22 @@
 // CLOSE's content counts last, and what comes before it can only be held back
 // together with it.
 //
+// A client that is to miss nothing of a channel is subscribed with the id of the
+// last item it has (Conn.SubscribeFrom; Gripway only). Where an item does not name
+// that one as the one before it, it and what follows wait, and the origin is asked
+// (Handler.Recover) by a request without events:
+//
+//	Grip-Last: room; last-id=7                        what the client has
+//
+//	TEXT 7\r\nm:eight\r\n                             what it lacks
+//	TEXT 35\r\n
+//	c:{"type":"subscribe","channel":"room","prev-id":"8"}   and where it stands then
+//
+// An answer that does not subscribe the client anew is asked for again: after 1, 2,
+// 4, 8 and 16 seconds, and then the client is closed with 1011. An item that was
+// only suspected to be missing (the channel is new to the gateway, its bus was
+// away) needs no answer.
+//
 // # What this package is not
 //
 // It knows no WebSocket frames, no channels and no publishing. It retries nothing:

@@ -71,6 +71,13 @@ type Handler struct {
 	// nothing.
 	Refresh func(c *Conn)
 
+	// Recover is called by a request without events in which the gateway says what
+	// the client has of its reliable subscriptions (see Conn.SubscribeFrom): it may
+	// have missed something. It sends what is missing and calls SubscribeFrom for each
+	// of those channels, with the id of the last item that the client has then. Nil
+	// calls Refresh, which may use Conn.Last.
+	Recover func(c *Conn, last map[string]string)
+
 	// MessagePrefix precedes messages on their way to the gateway, which takes it
 	// off; what does not begin with it can only be an instruction, which begins
 	// with "c:". Empty means "m:". A prefix that could make a message look like
@@ -170,7 +177,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if found.unknown > 0 {
 		h.log().Warn("wsoverhttp: events of unknown type skipped", "connection", id, "events", found.unknown)
 	}
-	if found.empty() && h.Refresh != nil {
+	if last := c.Last(); found.empty() && len(last) > 0 && h.Recover != nil {
+		h.Recover(c, last)
+	} else if found.empty() && h.Refresh != nil {
 		h.Refresh(c)
 	}
 	events := found.events(body)
@@ -488,6 +497,26 @@ func (c *Conn) Subscribe(channel string, filters ...string) {
 	c.instruct("Subscribe", instruction{Type: "subscribe", Channel: channel, Filters: filters})
 }
 
+// SubscribeFrom is Subscribe for a client that is to miss nothing: prevID is the
+// id of the channel's last item that it has, with all that is sent in this answer.
+// The gateway sends items only if each names the one before it (prev-id), and asks
+// Handler.Recover where one is missing. Gateways that do not know this (Pushpin)
+// take it for Subscribe.
+func (c *Conn) SubscribeFrom(channel, prevID string, filters ...string) {
+	switch {
+	case channel == "":
+		c.wrong("SubscribeFrom", fmt.Errorf("%w: the channel has no name", ErrMisuse))
+	case prevID == "":
+		c.wrong("SubscribeFrom", fmt.Errorf("%w: channel %s has no previous id", ErrMisuse, excerpt(channel)))
+	default:
+		c.instruct("SubscribeFrom", instruction{Type: "subscribe", Channel: channel, PrevID: prevID, Filters: filters})
+	}
+}
+
+// Last is what the gateway says the client has, if it asks for what is missing:
+// the id of the last item of each channel. Otherwise it is nil.
+func (c *Conn) Last() map[string]string { return parseLast(c.Request.Header[headerLast]) }
+
 // Unsubscribe ends what Subscribe began.
 func (c *Conn) Unsubscribe(channel string) {
 	if channel == "" {
@@ -568,6 +597,7 @@ func (c *Conn) Instruct(instruction any) { c.instruct("Instruct", instruction) }
 type instruction struct {
 	Type        string   `json:"type"`
 	Channel     string   `json:"channel,omitempty"`
+	PrevID      string   `json:"prev-id,omitempty"`
 	Filters     []string `json:"filters,omitempty"`
 	Name        string   `json:"name,omitempty"`
 	Value       *string  `json:"value,omitempty"`

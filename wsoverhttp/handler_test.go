@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -169,6 +170,8 @@ func TestWhatAnAppCanSay(t *testing.T) {
 		{"subscribe", func(c *wsoverhttp.Conn) { c.Subscribe("room") }, `TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\"}"`},
 		{"subscribe with filters", func(c *wsoverhttp.Conn) { c.Subscribe("room", "skip-self") },
 			`TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\",\"filters\":[\"skip-self\"]}"`},
+		{"subscribe from an id", func(c *wsoverhttp.Conn) { c.SubscribeFrom("room", "7", "skip-self") },
+			`TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\",\"prev-id\":\"7\",\"filters\":[\"skip-self\"]}"`},
 		{"unsubscribe", func(c *wsoverhttp.Conn) { c.Unsubscribe("room") }, `TEXT "c:{\"type\":\"unsubscribe\",\"channel\":\"room\"}"`},
 		{"detach", func(c *wsoverhttp.Conn) { c.Detach() }, `TEXT "c:{\"type\":\"detach\"}"`},
 		{"grip meta", func(c *wsoverhttp.Conn) { c.SetGripMeta("user", "ann") }, `TEXT "c:{\"type\":\"set-meta\",\"name\":\"user\",\"value\":\"ann\"}"`},
@@ -558,5 +561,35 @@ func BenchmarkHandler(b *testing.B) {
 		if w := post(h, body); w.Code != 200 {
 			b.Fatal(w.Code)
 		}
+	}
+}
+
+func TestWhatTheClientHasIsForRecover(t *testing.T) {
+	var got map[string]string
+	refreshed := 0
+	h := &wsoverhttp.Handler{
+		Refresh: func(*wsoverhttp.Conn) { refreshed++ },
+		Recover: func(c *wsoverhttp.Conn, last map[string]string) {
+			got = last
+			c.SendText("eight")
+			c.SubscribeFrom("room", "8")
+		},
+	}
+	w := post(h, "", `Grip-Last: room; last-id=7, a b;last-id="x, \"y\"; z", none, torn; last-id="`)
+	if want := map[string]string{"room": "7", "a b": `x, "y"; z`}; !maps.Equal(got, want) {
+		t.Errorf("last = %v, want %v", got, want)
+	}
+	if want := "TEXT 7\r\nm:eight\r\n"; !strings.HasPrefix(w.Body.String(), want) {
+		t.Errorf("answer = %q, want %q first", w.Body, want)
+	}
+	got = nil
+	post(h, "")
+	post(h, "TEXT 2\r\nhi\r\n", "Grip-Last: room; last-id=7")
+	if got != nil || refreshed != 1 {
+		t.Errorf("without Grip-Last, and with a message: last = %v, refreshed %d times; want neither to recover, the first to refresh", got, refreshed)
+	}
+	h.Recover = nil
+	if post(h, "", "Grip-Last: room; last-id=7"); refreshed != 2 {
+		t.Errorf("a handler that cannot recover is not refreshed")
 	}
 }

@@ -23,6 +23,7 @@ const (
 	headerKeepAlive     = "Keep-Alive-Interval"
 	headerBytesAccepted = "Content-Bytes-Accepted"
 	headerBytesReplayed = "Content-Bytes-Replayed"
+	headerLast          = "Grip-Last"
 	headerUserAgent     = "User-Agent"
 
 	prefixMeta    = "Meta-"
@@ -110,6 +111,38 @@ var (
 	errQuoteOpen  = errors.New("quoted string does not end")
 	errQuoteAfter = errors.New("something follows the quoted string")
 )
+
+// parseLast reads Grip-Last headers; nil if there are none. What cannot be read is
+// passed over.
+//
+//	Grip-Last: room; last-id=7
+//	Grip-Last: a b; last-id="x \"y\"", room 2; last-id=8
+func parseLast(values []string) (last map[string]string) {
+	for _, value := range values {
+		for rest := value; rest != ""; {
+			element, after, err := cutUnquoted(rest, ',')
+			if err != nil {
+				break
+			}
+			rest = after
+			channel, params, _ := cutUnquoted(element, ';')
+			for params != "" {
+				var param string
+				param, params, _ = cutUnquoted(params, ';')
+				name, quoted, _ := strings.Cut(param, "=")
+				id, err := unquote(trim(quoted))
+				if trim(name) != "last-id" || err != nil {
+					continue
+				}
+				if last == nil {
+					last = make(map[string]string)
+				}
+				last[trim(channel)] = id
+			}
+		}
+	}
+	return last
+}
 
 // cutUnquoted is strings.Cut at a separator that is not within quotes.
 func cutUnquoted(s string, separator byte) (before, after string, err error) {

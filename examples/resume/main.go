@@ -1,6 +1,6 @@
-// Command resume is an origin whose stream misses nothing: each entry of a log
-// reaches each reader once and in order, though publishes get lost, gateways are
-// restarted, and readers lose their connection and come back.
+// Command resume is an origin whose streams and WebSockets miss nothing: each entry
+// of a log reaches each reader once and in order, though publishes get lost,
+// gateways are restarted, and readers lose their connection and come back.
 //
 // The origin keeps the log. What is published only makes it fast; whenever
 // something is missing, a reader or the gateway asks for the rest.
@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/wsoverhttp"
 )
 
 // channel is where entries are published.
@@ -33,6 +34,10 @@ const (
 	// entriesMax is how many entries are kept. Who has been away for longer gets
 	// those there are.
 	entriesMax = 10_000
+
+	// answerBytesMax is how much a WebSocket is told at once: gateways take answers
+	// of up to a megabyte.
+	answerBytesMax = 500_000
 )
 
 // entries is the log. One that outlives the program would be in a database.
@@ -53,6 +58,10 @@ func main() {
 	e := &entries{publisher: publisher, started: time.Now().UnixNano()}
 	http.HandleFunc("GET /log", e.read)
 	http.HandleFunc("POST /log", e.write)
+	http.Handle("POST /socket", &wsoverhttp.Handler{
+		Open:    func(c *wsoverhttp.Conn) { e.tell(c, number(c.Request.URL.Query().Get("after"))) },
+		Recover: func(c *wsoverhttp.Conn, last map[string]string) { e.tell(c, entry(last[channel])) },
+	})
 
 	listener, err := net.Listen("tcp", "localhost:"+cmp.Or(os.Getenv("PORT"), "8000"))
 	if err != nil {
@@ -66,7 +75,7 @@ func main() {
 // the last entry in it is this one, and if the next that is published is not the
 // one after it, ask there.
 func (e *entries) read(w http.ResponseWriter, r *http.Request) {
-	body, last := e.after(e.known(r))
+	events, last := e.after(e.known(r))
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	err := grip.Hold(w, &grip.Instruction{
@@ -79,32 +88,57 @@ func (e *entries) read(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no stream", http.StatusInternalServerError)
 		return
 	}
-	io.WriteString(w, body)
+	io.WriteString(w, strings.Join(events, ""))
 }
 
 // known is the number of the last entry that whoever asks has.
 func (e *entries) known(r *http.Request) int {
-	text := r.URL.Query().Get("after") // a new reader, from where it likes
-	if id := r.Header.Get("Last-Event-ID"); id != "" {
-		text = id // EventSource, connecting again
-	}
 	if id := grip.Last(r.Header)[channel]; id != "" {
-		_, text, _ = strings.Cut(id, "-") // the gateway, asking on behalf of a reader
+		return entry(id) // the gateway, asking on behalf of a reader
 	}
-	number, _ := strconv.Atoi(text)
-	return number
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		return number(id) // EventSource, connecting again
+	}
+	return number(r.URL.Query().Get("after")) // a new reader, from where it likes
+}
+
+// tell sends a WebSocket what it does not have yet, and tells the gateway where it
+// stands then. The gateway asks for more (Recover) if the next that is published
+// is not the one after it.
+func (e *entries) tell(c *wsoverhttp.Conn, known int) {
+	missing, last := e.after(known)
+	bytes := 0
+	for i, event := range missing {
+		if bytes += len(event); bytes > answerBytesMax {
+			last -= len(missing) - i // the gateway will ask for the rest
+			break
+		}
+		c.SendText(event)
+	}
+	c.SubscribeFrom(channel, e.id(last))
+}
+
+// number is 0 for what is none.
+func number(text string) int {
+	n, _ := strconv.Atoi(text)
+	return n
+}
+
+// entry is the number in an entry's id.
+func entry(id string) int {
+	_, text, _ := strings.Cut(id, "-")
+	return number(text)
 }
 
 // after returns the entries after one, and the number of the last.
-func (e *entries) after(known int) (body string, last int) {
+func (e *entries) after(known int) (events []string, last int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if known > e.last {
 		known = 0 // of a log before this one
 	}
 	first := e.last - len(e.kept) // the number before the first that is kept
-	missing := e.kept[max(known-first, 0):]
-	return strings.Join(missing, ""), e.last
+	return slices.Clone(e.kept[max(known-first, 0):]), e.last
 }
 
 // write adds an entry and tells the readers.
@@ -124,6 +158,7 @@ func (e *entries) write(w http.ResponseWriter, r *http.Request) {
 		ID:      e.id(number),
 		PrevID:  e.id(number - 1),
 		Stream:  &grip.StreamItem{Content: []byte(event)},
+		Message: &grip.MessageItem{Content: []byte(event)},
 	})
 	if err != nil {
 		log.Print(err) // and no harm done

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -32,6 +34,11 @@ func TestEveryEntryReachesEveryReader(t *testing.T) {
 	defer cancel()
 	var readers sync.WaitGroup
 	half := make(chan struct{}) // closed when half of the entries are there
+	readers.Go(func() {
+		if known, err := listen(ctx, r.Addr(readme.Clients), count); err != nil {
+			t.Errorf("one with a WebSocket, after entry %d: %v", known, err)
+		}
+	})
 	for _, reader := range []struct {
 		name  string
 		stay  int // entries after which it connects again
@@ -103,4 +110,39 @@ func read(ctx context.Context, url string, known, last int) (int, error) {
 		known++
 	}
 	return known, lines.Err()
+}
+
+// listen is read over a WebSocket, from the first entry on.
+func listen(ctx context.Context, addr string, last int) (known int, err error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	fmt.Fprintf(conn, "GET /socket?after=0 HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", addr)
+	reader := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(reader, nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		return 0, fmt.Errorf("handshake: %v, %v", answer, err)
+	}
+	for known < last {
+		// A frame of the gateway: two bytes, and as much content as the second says
+		// (RFC 6455, section 5.2); entries here are short.
+		var head [2]byte
+		if _, err := io.ReadFull(reader, head[:]); err != nil {
+			return known, err
+		}
+		content := make([]byte, head[1])
+		if _, err := io.ReadFull(reader, content); err != nil {
+			return known, err
+		}
+		if want := fmt.Sprintf("id: %d\n", known+1); !strings.HasPrefix(string(content), want) {
+			return known, fmt.Errorf("got %q, want %q", content, want)
+		}
+		known++
+	}
+	return known, nil
 }

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gripway/gripway/gateway/metrics"
@@ -235,8 +236,9 @@ type Subscriber struct {
 	receiver Receiver
 	shard    *shard
 	format   Format
-	updates  bool
 	lingers  bool
+
+	updates atomic.Bool
 
 	// Guarded by shard.mu.
 	left bool
@@ -262,11 +264,13 @@ type Manner struct {
 
 // Join makes s ready, in the given shard (counted modulo their number).
 func (h *Hub) Join(s *Subscriber, r Receiver, shard int, manner Manner) {
-	*s = Subscriber{
-		receiver: r, shard: h.shards[shard%len(h.shards)],
-		format: manner.Format, updates: manner.Updates, lingers: manner.Lingers,
-	}
+	s.receiver, s.shard = r, h.shards[shard%len(h.shards)]
+	s.format, s.lingers = manner.Format, manner.Lingers
+	s.updates.Store(manner.Updates)
 }
+
+// WantUpdates asks for NoticeUpdate, as Manner.Updates does, from now on.
+func (s *Subscriber) WantUpdates() { s.updates.Store(true) }
 
 // Subscribe returns once this node hears the channel; items that other nodes
 // publish in the moment before may be missed. Subscribing twice is once. Errors
@@ -276,7 +280,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 		return nil
 	}
 	h := s.shard.hub
-	ch, err := h.acquire(ctx, name, s.updates)
+	ch, err := h.acquire(ctx, name, s.updates.Load())
 	if err != nil {
 		return err
 	}

@@ -159,7 +159,7 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 	var taken [3]int
 	for _, sub := range list {
 		if len(s.now.pubs) == 0 {
-			if sub.updates || notice != NoticeUpdate {
+			if sub.updates.Load() || notice != NoticeUpdate {
 				sub.receiver.Notify(notice, ch.name)
 			}
 			continue

@@ -88,6 +88,11 @@ func (n *native) Send(ctx context.Context, events ...wsoverhttp.Event) (*wsoverh
 	return nil, nil
 }
 
+// Recover implements upstream.
+func (n *native) Recover(context.Context, http.Header) (*wsoverhttp.Answer, error) {
+	panic("an origin that speaks WebSocket cannot be asked")
+}
+
 func (n *native) control(kind int, content []byte) error {
 	return n.ws.WriteControl(kind, content, time.Now().Add(nativeWriteTimeout))
 }
@@ -130,6 +135,7 @@ func (n *native) read(s *session) {
 		if !s.fromOrigin(event) {
 			return
 		}
+		s.settle()
 		s.waitForClient()
 	}
 }

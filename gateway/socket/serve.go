@@ -135,7 +135,7 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	if answer != nil {
 		events := answer.Events
 		answer.Events = nil
-		s.answered(answer)
+		s.answered(answer) // what else it says
 		for len(events) > 0 && isControl(s, events[0]) {
 			s.fromOrigin(events[0])
 			events = events[1:]
@@ -146,6 +146,7 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 				break
 			}
 		}
+		s.settle()
 	} else {
 		s.conn.Start([]byte(head))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,10 @@ type upstream interface {
 	// own time. An error that is wsoverhttp.ErrNotSent may be tried again.
 	Send(ctx context.Context, events ...wsoverhttp.Event) (*wsoverhttp.Answer, error)
 
+	// Recover asks the origin with header what the client lacks, if it is asked by
+	// HTTP.
+	Recover(ctx context.Context, header http.Header) (*wsoverhttp.Answer, error)
+
 	// Close lets go of the origin without a word.
 	Close()
 }
@@ -62,10 +67,12 @@ type session struct {
 	// Guarded by its shard's lock, in the hub.
 	sub hub.Subscriber
 
-	// alive is nil without keep-alive messages, filters without filters. Stored
-	// by whoever acts on the origin's events: one at a time.
-	alive   atomic.Pointer[keepAlive]
-	filters atomic.Pointer[hub.Filters]
+	// alive is nil without keep-alive messages, filters without filters, reliable
+	// if no channel is kept track of. Stored by whoever acts on the origin's
+	// events: one at a time.
+	alive    atomic.Pointer[keepAlive]
+	filters  atomic.Pointer[hub.Filters]
+	reliable atomic.Pointer[reliable]
 
 	// Owned by whoever calls Data: one at a time.
 	partial []byte // the beginning of a frame
@@ -79,6 +86,7 @@ type session struct {
 	exchanging   bool // a goroutine is asking the origin
 	more         bool // part of the last request is still to be sent
 	refresh      bool // the origin is to be asked although nothing happened
+	missing      bool // and what the client lacks
 	paused       bool // the client is not read until waiting is empty
 	detached     bool
 	clientClosed bool // the client's Close has come
@@ -290,7 +298,7 @@ func (s *session) exchange(first []wsoverhttp.Event) {
 	}
 	for {
 		s.mu.Lock()
-		if s.originDone || len(s.waiting) == 0 && !s.refresh && !s.more {
+		if s.originDone || len(s.waiting) == 0 && !s.refresh && !s.more && !s.missing {
 			s.exchanging = false
 			s.waiting, s.waitingBytes = nil, 0
 			gone := s.gone
@@ -311,6 +319,15 @@ func (s *session) exchange(first []wsoverhttp.Event) {
 				s.keeper.remove(s)
 			}
 			return
+		}
+		if s.missing {
+			s.missing = false
+			gone := s.gone
+			s.mu.Unlock()
+			if !gone {
+				s.askMissing()
+			}
+			continue
 		}
 		events := s.waiting
 		s.refresh = false
@@ -447,6 +464,7 @@ func (s *session) answered(answer *wsoverhttp.Answer) {
 			return
 		}
 	}
+	s.settle()
 }
 
 // fromOrigin acts on an event of the origin; false means that it is the last.
@@ -674,6 +692,9 @@ func (s *session) Closed(_ *wire.Conn, err error) {
 	if alive := s.alive.Load(); alive != nil {
 		alive.timer.Stop()
 	}
+	if r := s.reliable.Load(); r != nil {
+		r.timer.Stop()
+	}
 	if s.delayed != nil {
 		s.delayed.timer.Stop()
 	}
@@ -704,6 +725,13 @@ func (s *session) askAgain() {
 
 // Deliver implements hub.Receiver.
 func (s *session) Deliver(run *hub.Run) int {
+	if r := s.reliable.Load(); r != nil {
+		return r.deliver(run)
+	}
+	return s.deliver(run)
+}
+
+func (s *session) deliver(run *hub.Run) int {
 	filters := s.filters.Load()
 	if run.Len() == 1 {
 		if m := run.Item(0).Message; m != nil && (m.Action != grip.ActionSend || m.HasContentFilters) {
@@ -856,21 +884,31 @@ func (s *session) Format() hub.Format { return hub.FormatMessage }
 
 // Notify implements hub.Receiver.
 func (s *session) Notify(notice hub.Notice, channel string) {
+	if r := s.reliable.Load(); r != nil && r.notify(notice, channel) {
+		return
+	}
 	if notice == hub.NoticeLost {
-		s.keeper.log.Info("items were lost, closing a WebSocket client", "conn", s.id, "channel", channel)
-		s.close(ReasonLost, closeTryAgain, "messages were lost")
+		s.lost(channel)
 	}
 }
 
-// subscribe follows a channel, named without the route's prefix.
-func (s *session) subscribe(name string) {
+// lost closes a client that lacks items.
+func (s *session) lost(channel string) {
+	s.keeper.log.Info("items were lost, closing a WebSocket client", "conn", s.id, "channel", channel)
+	s.close(ReasonLost, closeTryAgain, "messages were lost")
+}
+
+// subscribe follows a channel, named without the route's prefix. It returns false
+// if there are too many.
+func (s *session) subscribe(name string) bool {
 	name = s.prefix + name
 	if !s.sub.Subscribed(name) && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
 		s.keeper.subsDropped.Inc()
 		s.keeper.log.Warn("subscription beyond the limit ignored", "conn", s.id, "route", s.route, "channel", name, "limit", s.keeper.opts.Subscriptions)
-		return
+		return false
 	}
 	s.follow(name)
+	return true
 }
 
 func (s *session) follow(name string) {
@@ -904,9 +942,13 @@ func (s *session) control(text []byte) {
 			filters = filters.WithAsk(s.askURL)
 		}
 		s.filters.Store(filters)
-		s.subscribe(c.Channel)
+		s.track(s.prefix+c.Channel, c.PrevID) // items wait from now on
+		if !s.subscribe(c.Channel) {
+			s.track(s.prefix+c.Channel, "")
+		}
 	case grip.ControlUnsubscribe:
 		name := s.prefix + c.Channel
+		s.track(name, "")
 		for _, implicit := range s.implicit {
 			if name == implicit {
 				return

@@ -64,7 +64,7 @@ func newHouse(t *testing.T, opts socket.Options, answer func(h http.Header, even
 	bus := pubsub.NewMemory()
 	t.Cleanup(func() { bus.Close() })
 	opts.Group = group
-	opts.Hub = hub.New(hub.Options{Bus: bus, Frame: socket.Frame})
+	opts.Hub = hub.New(hub.Options{Bus: bus, Frame: socket.Frame, MessageWait: 20 * time.Millisecond})
 	t.Cleanup(opts.Hub.Close)
 	h.bus, h.hub = bus, opts.Hub
 	h.keeper = socket.NewKeeper(opts)

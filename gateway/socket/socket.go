@@ -139,6 +139,10 @@ type Keeper struct {
 	exchangeTime metrics.Histogram
 	retried      metrics.Counter
 	filterErrors metrics.Counter
+	gaps         metrics.Counter
+	recovered    map[string]metrics.Counter // by outcome
+
+	recoveries chan struct{} // has a token for each that is under way
 }
 
 // NewKeeper returns a Keeper.
@@ -170,6 +174,9 @@ func NewKeeper(opts Options) *Keeper {
 		unprefixed:   m.Counter("websocket_origin_messages_dropped_total", "Messages of origins without the message prefix."),
 		exchangeTime: m.Histogram("websocket_exchange_seconds", "Time of WebSocket-over-HTTP requests.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60),
 		filterErrors: m.Counter("websocket_filter_errors_total", "Items that WebSocket clients did not get because a filter failed."),
+		gaps:         m.Counter("websocket_gaps_total", "Times that a WebSocket client lacked items, or may have, and its origin was to be asked for them."),
+		recovered:    m.Counters("websocket_recoveries_total", "Requests to origins for what WebSocket clients lacked, by outcome.", "outcome", "ok", "failed"),
+		recoveries:   make(chan struct{}, recoveriesMax),
 		retried:      m.Counter("websocket_exchange_retries_total", "WebSocket-over-HTTP requests sent again because the origin was unreachable."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())

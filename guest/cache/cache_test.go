@@ -453,6 +453,20 @@ func TestWhatIsNotKeptIsNotWaitedFor(t *testing.T) {
 	})
 }
 
+func TestALeaderMayLetAllGo(t *testing.T) {
+	s := space()
+	a, b, c := begin(t, s, "k", nil), begin(t, s, "k", nil), begin(t, s, "k", nil)
+	if err := a.Release(io.ErrNoProgress); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []*cache.Transaction{b, c} {
+		if wantState(t, "who waited", x, "nothing"); x.Err() != io.ErrNoProgress {
+			t.Errorf("got %v", x.Err())
+		}
+	}
+	wantState(t, "a newcomer", begin(t, s, "k", nil), "must insert")
+}
+
 func TestVaryChoosesAmongObjects(t *testing.T) {
 	s := space()
 	insert(t, s, "k", "hello", cache.Keep{MaxAge: hour, Vary: []string{"X-1"}}, header("X-1", "test"))

@@ -45,9 +45,9 @@ type Transaction struct {
 	entry   *entry
 	settled bool
 	state   State
+	err     error // of the leader that it waited for
 	found   *Hit
 	stale   *Object // what can be freshened
-	chosen  bool    // stale was, instead of something new
 	obliged bool
 	pending bool   // others see that it is
 	clock   uint64 // of purges, when it became obliged
@@ -178,6 +178,9 @@ func (t *Transaction) Wait(ctx context.Context) error {
 
 // State is what it came to: it has to be settled, here and for all that follows.
 func (t *Transaction) State() State { return t.state }
+
+// Err is what the leader that it waited for was released with.
+func (t *Transaction) Err() error { return t.err }
 
 // Found is the object to use, or nil. It is the transaction's.
 func (t *Transaction) Found() *Hit { return t.found }
@@ -357,6 +360,33 @@ func (t *Transaction) Pass(keep Keep) error {
 		w.done()
 	}
 	t.relieve()
+	c.settle(e)
+	return nil
+}
+
+// Release ends the obligation, and lets all that wait for it go their own way, at
+// once: they find nothing, need not provide anything, and Err tells them err. It is for
+// what went wrong and would go wrong for each of them, one after the other.
+func (t *Transaction) Release(err error) error {
+	c := t.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !t.obliged {
+		return ErrNotObliged
+	}
+	e, r := t.entry, t.entry.predicted()
+	variant := t.variantOf(r)
+	t.relieve()
+	waiting := e.waiting
+	e.waiting = nil
+	for _, w := range waiting {
+		if w.replace || w.variantOf(r) != variant {
+			e.waiting = append(e.waiting, w)
+			continue
+		}
+		w.err = err
+		w.done()
+	}
 	c.settle(e)
 	return nil
 }

@@ -3,6 +3,7 @@ package pubsub
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -26,7 +27,17 @@ type Memory struct {
 
 	start sync.Once
 	lanes *lanes.Set
+
+	// Guarded by mu.
+	mu      sync.Mutex
+	answers map[string]func(ctx context.Context, question []byte) []byte
+	asked   sync.WaitGroup
 }
+
+var (
+	_ Bus   = (*Memory)(nil)
+	_ Asker = (*Memory)(nil)
+)
 
 // NewMemory is new(Memory).
 func NewMemory() *Memory { return new(Memory) }
@@ -72,9 +83,74 @@ func (m *Memory) Subscribe(ctx context.Context, channel string, r Receiver) (Sub
 	return (*memorySubscription)(added), nil
 }
 
+// memoryNode is the id of the one node.
+const memoryNode = "memory"
+
+// Answer is Asker.Answer.
+func (m *Memory) Answer(kind string, fn func(ctx context.Context, question []byte) []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.answers == nil {
+		m.answers = make(map[string]func(context.Context, []byte) []byte)
+	}
+	m.answers[kind] = fn
+}
+
+// Ask is Asker.Ask.
+func (m *Memory) Ask(ctx context.Context, kind string, question []byte) (Answers, error) {
+	data, err := m.AskNode(ctx, memoryNode, kind, question)
+	switch {
+	case errors.Is(err, ErrNoAnswer):
+		return Answers{Missing: []string{memoryNode}}, nil
+	case err != nil:
+		return Answers{}, err
+	}
+	return Answers{Nodes: []NodeAnswer{{memoryNode, data}}}, nil
+}
+
+// AskNode is Asker.AskNode.
+func (m *Memory) AskNode(ctx context.Context, node, kind string, question []byte) ([]byte, error) {
+	if err := CheckItem(kind, len(question), ItemBytesMax); err != nil {
+		return nil, err
+	}
+	set := m.set()
+	m.mu.Lock()
+	fn := m.answers[kind]
+	if set.Closed() {
+		m.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if fn == nil || node != memoryNode {
+		m.mu.Unlock()
+		return nil, fmt.Errorf("node %q: %w", node, ErrNoAnswer)
+	}
+	m.asked.Add(1)
+	m.mu.Unlock()
+	defer m.asked.Done()
+	ready, answer := make(chan bool), make(chan []byte, 1)
+	set.After(func() { close(ready) })
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("node %q: %w", node, ErrNoAnswer)
+	}
+	m.asked.Go(func() { answer <- fn(ctx, bytes.Clone(question)) })
+	select {
+	case data := <-answer:
+		if data != nil {
+			return data, nil
+		}
+	case <-ctx.Done():
+	}
+	return nil, fmt.Errorf("node %q: %w", node, ErrNoAnswer)
+}
+
 // Close is Bus.Close.
 func (m *Memory) Close() error {
-	m.set().Close()
+	m.mu.Lock()
+	set := m.set()
+	m.mu.Unlock()
+	set.Close()
 	return nil
 }
 

@@ -58,6 +58,8 @@ func Run(t *testing.T, open func(t *testing.T) pubsub.Bus) {
 		{"Close waits for running calls", testCloseWaits},
 		{"a closed bus says so", testClosed},
 		{"everything at once", testEverythingAtOnce},
+		{"a question comes after the items before it", testAsk},
+		{"who does not answer is named", testNoAnswer},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -653,3 +655,87 @@ func wait(t *testing.T, done <-chan bool, what string) {
 		t.Fatalf("%s did not come", what)
 	}
 }
+
+// testAsk is for a Bus that is an Asker.
+func testAsk(t *testing.T, bus pubsub.Bus) {
+	asker, ok := bus.(pubsub.Asker)
+	if !ok {
+		t.Skip("it is no Asker")
+	}
+	const items, channels = 200, 8
+	var taken atomic.Int64
+	for i := range channels {
+		Subscribe(t, bus, fmt.Sprint("room-", i), slowly{&taken})
+	}
+	asker.Answer("taken", func(_ context.Context, question []byte) []byte {
+		return fmt.Appendf(nil, "%s %d", question, taken.Load())
+	})
+	for round := 1; round <= 3; round++ {
+		for i := range items {
+			Publish(t, bus, fmt.Sprint("room-", i%channels), "x")
+		}
+		answers, err := asker.Ask(within(t), "taken", []byte("how many:"))
+		if err != nil || len(answers.Nodes) != 1 || len(answers.Missing) != 0 {
+			t.Fatalf("got %+v, %v; want one answer", answers, err)
+		}
+		want := fmt.Sprint("how many: ", round*items)
+		if got := string(answers.Nodes[0].Data); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		alone, err := asker.AskNode(within(t), answers.Nodes[0].Node, "taken", []byte("how many:"))
+		if string(alone) != want || err != nil {
+			t.Errorf("asked alone: got %q, %v; want %q", alone, err, want)
+		}
+	}
+}
+
+func testNoAnswer(t *testing.T, bus pubsub.Bus) {
+	asker, ok := bus.(pubsub.Asker)
+	if !ok {
+		t.Skip("it is no Asker")
+	}
+	never := make(chan bool)
+	defer close(never)
+	asker.Answer("never", func(ctx context.Context, _ []byte) []byte {
+		select {
+		case <-ctx.Done():
+		case <-never:
+		}
+		return nil
+	})
+	asker.Answer("nothing", func(context.Context, []byte) []byte { return nil })
+	for _, kind := range []string{"never", "nothing", "unknown"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		answers, err := asker.Ask(ctx, kind, nil)
+		cancel()
+		if err != nil || len(answers.Nodes) != 0 || len(answers.Missing) != 1 {
+			t.Errorf("%s: got %+v, %v; want one missing", kind, answers, err)
+		}
+	}
+	if _, err := asker.AskNode(within(t), "nobody", "nothing", nil); !errors.Is(err, pubsub.ErrNoAnswer) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a node that is not there: got %v, want %v", err, pubsub.ErrNoAnswer)
+	}
+	if _, err := asker.Ask(within(t), "nothing", make([]byte, pubsub.ItemBytesMax+1)); !errors.Is(err, pubsub.ErrItemTooLong) {
+		t.Errorf("a question that is too long: got %v, want %v", err, pubsub.ErrItemTooLong)
+	}
+	bus.Close()
+	if _, err := asker.Ask(within(t), "nothing", nil); !errors.Is(err, pubsub.ErrClosed) {
+		t.Errorf("a bus that is closed: got %v, want %v", err, pubsub.ErrClosed)
+	}
+}
+
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// slowly is a receiver that takes its time.
+type slowly struct{ taken *atomic.Int64 }
+
+func (s slowly) Receive([]byte, bool) {
+	time.Sleep(50 * time.Microsecond)
+	s.taken.Add(1)
+}
+
+func (s slowly) Lost(int) {}

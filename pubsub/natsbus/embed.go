@@ -102,7 +102,7 @@ type embedded struct {
 }
 
 // startEmbedded returns once the server takes connections.
-func startEmbedded(o Options, set *lanes.Set) (*embedded, error) {
+func startEmbedded(o Options) (*embedded, error) {
 	options, err := o.Embedded.serverOptions(o.Name)
 	if err != nil {
 		return nil, err
@@ -131,12 +131,18 @@ func startEmbedded(o Options, set *lanes.Set) (*embedded, error) {
 	}
 	o.Embedded.warn(o.Log)
 	e := &embedded{server: natsServer, token: options.Authorization, open: o.Embedded.Listen != ""}
+	e.stop = func() {}
+	return e, nil
+}
+
+// watchRoutes begins to look at the routes to peers, if there can be some.
+func (e *embedded) watchRoutes(o Options, set *lanes.Set, talk *talk) {
+	if o.Embedded.ClusterListen == "" {
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stop = cancel
-	if options.Cluster.Port != 0 {
-		e.watch.Go(func() { e.watchRoutes(ctx, set, o.Log) })
-	}
-	return e, nil
+	e.watch.Go(func() { e.follow(ctx, set, talk, o.Log) })
 }
 
 // serverOptions: no JetStream, no monitoring, no WebSocket or MQTT listener (their
@@ -234,9 +240,9 @@ func (e *Embedded) warn(log *slog.Logger) {
 	}
 }
 
-// watchRoutes tells all receivers of a hole when a route to a peer went or came:
-// this node's own connection never breaks, so nobody else would.
-func (e *embedded) watchRoutes(ctx context.Context, set *lanes.Set, log *slog.Logger) {
+// follow tells all receivers of a hole when a route to a peer went or came: this
+// node's own connection never breaks, so nobody else would.
+func (e *embedded) follow(ctx context.Context, set *lanes.Set, talk *talk, log *slog.Logger) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	known := make(map[uint64]string) // peers' names by id of the route
@@ -251,6 +257,7 @@ func (e *embedded) watchRoutes(ctx context.Context, set *lanes.Set, log *slog.Lo
 		if maps.Equal(now, known) {
 			if mend { // calm again, and a route that came has exchanged its interest
 				set.Mend(set.Generation())
+				talk.hello(false) // to who did not hear the first one
 				mend = false
 			}
 			continue

@@ -73,6 +73,8 @@ type link struct {
 	options  []nats.Option // of the bus's own connection
 	reach    []nats.Option // those of them that say how the server is reached, and as whom
 	lanes    *lanes.Set
+	items    string    // what an item's subject begins with
+	talk     *talk     // takes all else
 	embedded *embedded // nil: the server is elsewhere
 	log      *slog.Logger
 	arrived  chan *nats.Msg // never closed; emptied by deliver
@@ -115,10 +117,12 @@ var (
 )
 
 // openLink connects to embedded, or to o.URL if that is nil.
-func openLink(o Options, set *lanes.Set, embedded *embedded) (*link, error) {
+func openLink(o Options, b *Bus, embedded *embedded) (*link, error) {
 	l := &link{
 		urls:     o.URL,
-		lanes:    set,
+		lanes:    b.lanes,
+		items:    b.begin,
+		talk:     b.talk,
 		embedded: embedded,
 		log:      o.Log,
 		arrived:  make(chan *nats.Msg, arrivedMax),
@@ -140,6 +144,7 @@ func openLink(o Options, set *lanes.Set, embedded *embedded) (*link, error) {
 	}
 	l.conn.Store(conn)
 	l.up.Store(true)
+	l.talk.subscribe(conn, l.arrived)
 	if bytes := conn.MaxPayload(); embedded == nil && bytes < pubsub.ItemBytesMax {
 		l.log.Info("NATS server limits items", "server", conn.ConnectedUrlRedacted(), "max_payload", bytes)
 	}
@@ -313,6 +318,10 @@ func (l *link) deliver() {
 		select {
 		case m := <-l.arrived:
 			l.live()
+			if !strings.HasPrefix(m.Subject, l.items) {
+				l.talk.take(m)
+				continue
+			}
 			if l.lanes.Lane(m.Subject).Push(m.Subject, m.Data) {
 				dropped++
 			}
@@ -339,7 +348,19 @@ func (l *link) publish(subject string, data []byte) error {
 	}
 	l.live()
 	conn := l.conn.Load()
-	err := conn.Publish(subject, data)
+	return l.sent(conn, conn.Publish(subject, data), data)
+}
+
+// request is publish with where the answers go.
+func (l *link) request(subject, reply string, data []byte) error {
+	if !l.up.Load() {
+		return pubsub.ErrDisconnected
+	}
+	conn := l.conn.Load()
+	return l.sent(conn, conn.PublishRequest(subject, reply, data), data)
+}
+
+func (l *link) sent(conn *nats.Conn, err error, data []byte) error {
 	switch {
 	case err == nil:
 		return nil
@@ -544,6 +565,7 @@ func (l *link) reopen(changed map[*lanes.Channel]struct{}) bool {
 	l.mu.Lock()
 	l.dead = false
 	l.mu.Unlock()
+	l.talk.subscribe(conn, l.arrived)
 	l.conn.Store(conn)
 	l.reconnects.Add(1)
 	l.up.Store(true)

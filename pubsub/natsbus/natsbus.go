@@ -29,6 +29,10 @@
 // sent and headers are ignored. To see what is published, subscribe to
 // "gripway.item.>".
 //
+// Nodes speak to each other on "gripway.ask", "gripway.answer.>" and "gripway.hello" (see
+// ask.go); where an account has permissions, it needs those as well, or nodes
+// know nothing of each other.
+//
 // # What is promised
 //
 // All of package pubsub. In particular: an item published here is put before this
@@ -113,7 +117,8 @@ type Bus struct {
 	lanes    *lanes.Set
 	begin    string // prefix and "item" of every subject
 	link     *link
-	embedded *embedded // nil: none
+	embedded *embedded // nil: the server is elsewhere
+	talk     *talk
 	closing  sync.Once
 
 	closed    atomic.Bool
@@ -134,10 +139,12 @@ func Open(o Options) (*Bus, error) {
 		return nil, fmt.Errorf("natsbus: %w", err)
 	}
 	b := &Bus{begin: prefixOr(o.SubjectPrefix) + itemPart, lanes: lanes.New(o.Lanes, o.LaneBytes)}
+	b.talk = newTalk(b, o)
 	if err := b.open(o); err != nil {
 		b.Close()
 		return nil, fmt.Errorf("natsbus: %w", err)
 	}
+	b.talk.begin()
 	return b, nil
 }
 
@@ -146,12 +153,15 @@ func (b *Bus) open(o Options) (err error) {
 	case o.URL != "" && !o.Embedded.isZero():
 		return fmt.Errorf("a server at %q and an embedded one: only one of them can be used", redact(o.URL))
 	case o.URL != "":
-		b.link, err = openLink(o, b.lanes, nil)
+		b.link, err = openLink(o, b, nil)
 	case o.Embedded.unreachable() && !o.Embedded.isZero():
 		return errors.New("options of an embedded server without a listener: nobody could reach it")
 	default:
-		if b.embedded, err = startEmbedded(o, b.lanes); err == nil {
-			b.link, err = openLink(o, b.lanes, b.embedded)
+		if b.embedded, err = startEmbedded(o); err == nil {
+			b.link, err = openLink(o, b, b.embedded)
+		}
+		if err == nil {
+			b.embedded.watchRoutes(o, b.lanes, b.talk)
 		}
 	}
 	return err
@@ -250,6 +260,7 @@ func (b *Bus) Connect(options ...nats.Option) (*nats.Conn, error) {
 func (b *Bus) Close() error {
 	b.closing.Do(func() {
 		b.closed.Store(true)
+		b.talk.close()
 		if b.link != nil { // nil: Open failed
 			b.link.close()
 		}

@@ -206,6 +206,30 @@ func (set *Set) Mend(generation uint32) {
 	}
 }
 
+// After calls fn once all that waits in the lanes now has been taken to its
+// receivers, in the goroutine of a lane: fn must not block. It is not called if the
+// set is closed before.
+func (set *Set) After(fn func()) {
+	left := new(atomic.Int32)
+	left.Store(int32(len(set.lanes)))
+	passed := &Channel{Interest: func() {
+		if left.Add(-1) == 0 {
+			fn()
+		}
+	}}
+	for _, lane := range set.lanes {
+		lane.mu.Lock()
+		if !set.closed.Load() {
+			lane.append(item{channel: passed, mark: true, lost: passing})
+		}
+		lane.mu.Unlock()
+	}
+}
+
+// passing, as what is lost, is a mark of After: its channel is none, and Interest is
+// what to call.
+const passing = -1
+
 // Channels is every channel now subscribed.
 func (set *Set) Channels() []*Channel {
 	var all []*Channel
@@ -398,6 +422,8 @@ func (lane *Lane) deliver(it *item, at uint64) {
 	switch {
 	case it.channel == nil:
 		lane.loseAll(it.generation, at)
+	case it.mark && it.lost == passing:
+		it.channel.Interest.(func())()
 	case it.mark:
 		it.channel.lose(int(it.lost), at)
 	default:

@@ -1,0 +1,202 @@
+package natsbus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/gripway/gripway/pubsub"
+	"github.com/gripway/gripway/pubsub/bustest"
+	"github.com/gripway/gripway/pubsub/natsbus"
+)
+
+// everyCluster runs test with three nodes that know each other.
+func everyCluster(t *testing.T, test func(t *testing.T, nodes []*natsbus.Bus)) {
+	wait := func(t *testing.T, nodes []*natsbus.Bus) {
+		for _, node := range nodes {
+			eventually(t, "all nodes know each other", func() bool { return node.Nodes() == len(nodes)-1 })
+		}
+	}
+	t.Run("embedded", func(t *testing.T) {
+		nodes := cluster(t, 3)
+		wait(t, nodes)
+		test(t, nodes)
+	})
+	t.Run("a server elsewhere", func(t *testing.T) {
+		url := elsewhere(t, nil).ClientURL()
+		var nodes []*natsbus.Bus
+		for i := range 3 {
+			nodes = append(nodes, open(t, natsbus.Options{URL: url, Name: fmt.Sprint("node-", i)}))
+		}
+		wait(t, nodes)
+		test(t, nodes)
+	})
+}
+
+func ask(t *testing.T, node *natsbus.Bus, wait time.Duration, kind, question string) pubsub.Answers {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	answers, err := node.Ask(ctx, kind, []byte(question))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answers
+}
+
+func TestEveryNodeIsAskedAfterTheItemsBefore(t *testing.T) {
+	everyCluster(t, func(t *testing.T, nodes []*natsbus.Bus) {
+		var taken [3]atomic.Int64
+		for i, node := range nodes {
+			node.Answer("taken", func(_ context.Context, question []byte) []byte {
+				return fmt.Appendf(nil, "%s: %d", question, taken[i].Load())
+			})
+			bustest.Subscribe(t, node, "room", count{&taken[i]})
+		}
+		eventually(t, "all hear the channel", func() bool {
+			bustest.Publish(t, nodes[0], "room", "x")
+			return taken[0].Load() > 0 && taken[1].Load() > 0 && taken[2].Load() > 0
+		})
+		ask(t, nodes[0], patience, "taken", "")
+		for i := range taken {
+			taken[i].Store(0)
+		}
+		for round := range 20 {
+			for range 50 {
+				bustest.Publish(t, nodes[round%3], "room", "x")
+			}
+			answers := ask(t, nodes[round%3], patience, "taken", "round")
+			if len(answers.Nodes) != 3 || len(answers.Missing) != 0 {
+				t.Fatalf("got %+v, want three answers", answers)
+			}
+			want := fmt.Sprintf("round: %d", (round+1)*50)
+			ids := map[string]bool{}
+			for _, answer := range answers.Nodes {
+				ids[answer.Node] = true
+				if string(answer.Data) != want {
+					t.Fatalf("got %q, want %q", answer.Data, want)
+				}
+				data, err := nodes[0].AskNode(t.Context(), answer.Node, "taken", []byte("round"))
+				if string(data) != want || err != nil {
+					t.Fatalf("asked alone: got %q, %v; want %q", data, err, want)
+				}
+			}
+			if len(ids) != 3 {
+				t.Fatalf("the answers are of %v", ids)
+			}
+		}
+	})
+}
+
+func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
+	everyCluster(t, func(t *testing.T, nodes []*natsbus.Bus) {
+		stay := make(chan bool)
+		defer close(stay)
+		for i, node := range nodes {
+			node.Answer("ping", func(context.Context, []byte) []byte {
+				if i == 1 {
+					<-stay
+				}
+				return []byte("pong")
+			})
+		}
+		answers := ask(t, nodes[0], 300*time.Millisecond, "ping", "")
+		if len(answers.Nodes) != 2 || len(answers.Missing) != 1 {
+			t.Fatalf("got %+v, want two answers and one missing", answers)
+		}
+		// One that says that it goes is not waited for.
+		nodes[2].Close()
+		eventually(t, "the node is forgotten", func() bool { return nodes[0].Nodes() == 1 })
+		if answers := ask(t, nodes[0], 300*time.Millisecond, "ping", ""); len(answers.Nodes) != 1 || len(answers.Missing) != 1 {
+			t.Errorf("got %+v, want one answer and one missing", answers)
+		}
+		// A kind that it does not know it says so at once.
+		nodes[0].Answer("new", func(context.Context, []byte) []byte { return []byte("yes") })
+		begin := time.Now()
+		if answers := ask(t, nodes[0], patience, "new", ""); len(answers.Nodes) != 1 || len(answers.Missing) != 1 || time.Since(begin) > patience/2 {
+			t.Errorf("got %+v after %v, want one answer and one missing at once", answers, time.Since(begin))
+		}
+	})
+}
+
+func TestWithoutAConnectionOnlyThisNodeAnswers(t *testing.T) {
+	s := elsewhere(t, nil)
+	a, b := open(t, natsbus.Options{URL: s.ClientURL(), Name: "a"}), open(t, natsbus.Options{URL: s.ClientURL(), Name: "b"})
+	eventually(t, "they know each other", func() bool { return a.Nodes() == 1 && b.Nodes() == 1 })
+	a.Answer("ping", func(context.Context, []byte) []byte { return []byte("pong") })
+	s.Shutdown()
+	eventually(t, "the connection is lost", func() bool { return !a.Stats().Connected })
+	answers := ask(t, a, patience, "ping", "")
+	if len(answers.Nodes) != 1 || !slices.Equal(answers.Missing, []string{"b"}) {
+		t.Errorf("got %+v, want an answer, and b missing", answers)
+	}
+}
+
+func TestOneNodeTakesARequest(t *testing.T) {
+	everyCluster(t, func(t *testing.T, nodes []*natsbus.Bus) {
+		var taken [3]atomic.Int64
+		for i, node := range nodes {
+			node.Serve("publish", []byte("busy"), func(_ context.Context, request []byte) []byte {
+				taken[i].Add(1)
+				return append([]byte("took "), request...)
+			})
+		}
+		conn, err := nodes[0].Connect(nats.RetryOnFailedConnect(false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for range 30 {
+			m, err := conn.Request("gripway.publish", []byte("it"), patience)
+			if err != nil || string(m.Data) != "took it" {
+				t.Fatalf("got %v, %v", m, err)
+			}
+		}
+		if got := taken[0].Load() + taken[1].Load() + taken[2].Load(); got != 30 {
+			t.Errorf("30 requests were taken %d times", got)
+		}
+	})
+}
+
+// Whoever speaks NATS can send anything to the subjects of nodes.
+func TestWhatNodesDoNotSayIsPassedOver(t *testing.T) {
+	node := open(t, listening)
+	node.Answer("ping", func(context.Context, []byte) []byte { return []byte("pong") })
+	conn, err := node.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, subject := range []string{"gripway.ask", "gripway.hello", "gripway.answer." + node.ID() + ".1", "gripway.answer." + node.ID() + ".x"} {
+		for _, text := range []string{"", "\n", "ping\n", "ping x\nq", "ping -1\nq", "ping 99999999999999999999\nq", "{", "{}", `{"node":""}`, "a ok\n", "a\n", "ok"} {
+			if err := conn.PublishRequest(subject, "nowhere", []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 3000 {
+		conn.Publish("gripway.hello", fmt.Appendf(nil, `{"node":"n%d","name":"a"}`, i))
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a bounded number of nodes is known", func() bool { return node.Nodes() == 1000 })
+	answers := ask(t, node, 200*time.Millisecond, "ping", "")
+	if len(answers.Nodes) != 1 || len(answers.Missing) != 1000 {
+		t.Errorf("got %d answers and %d missing, want 1 and 1000", len(answers.Nodes), len(answers.Missing))
+	}
+	if _, err := node.AskNode(t.Context(), node.ID(), "pong", nil); !errors.Is(err, pubsub.ErrNoAnswer) {
+		t.Errorf("got %v, want %v", err, pubsub.ErrNoAnswer)
+	}
+}
+
+type count struct{ n *atomic.Int64 }
+
+func (c count) Receive([]byte, bool) { c.n.Add(1) }
+func (c count) Lost(int)             {}

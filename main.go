@@ -30,6 +30,7 @@ import (
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/gateway/control"
 	"github.com/gripway/gripway/gateway/demo"
+	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/wire"
@@ -299,6 +300,15 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 		IDTTL:                 c.IDTTL,
 		Metrics:               registry,
 		Log:                   log,
+	}
+	if histories := c.Histories(); histories != nil {
+		options.History = func(channel string) *hub.History {
+			h := histories(channel)
+			if h == nil {
+				return nil
+			}
+			return &hub.History{Items: h.Items, Bytes: h.Bytes, Age: h.Age}
+		}
 	}
 	if !c.UpdateOnFirstSubscription {
 		options.FirstUpdate = -1

@@ -97,6 +97,9 @@ type Options struct {
 	MessageWait          time.Duration // see hub.Options
 	IDTTL                time.Duration // see hub.Options
 
+	// History says which channels keep their latest items; see hub.Options.
+	History func(channel string) *hub.History
+
 	Metrics *metrics.Registry
 	Log     *slog.Logger
 }
@@ -156,7 +159,7 @@ func New(opts Options) (*Gateway, error) {
 	g.tunnels = newTunnels(m.Gauge("tunnels", "WebSockets that guests handed off to backends that speak it: bytes are passed through."))
 	g.hub = hub.New(hub.Options{
 		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
-		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, Metrics: m, Log: opts.Log,
+		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, History: opts.History, Metrics: m, Log: opts.Log,
 	})
 	g.holds = hold.NewKeeper(hold.Options{
 		Hub: g.hub, Group: group, Subscriptions: opts.Subscriptions, TimeoutMin: opts.TimeoutMin, Metrics: m, Log: opts.Log,

@@ -103,6 +103,8 @@ func sample(t *testing.T, field reflect.StructField) (text, toml string) {
 		return quoted("app,token=x,channels=news.*,channels=b,rate=0.5,burst=3")
 	case "secret", "text", "token":
 		return quoted("other")
+	case "history":
+		return quoted("news.*,items=3")
 	case "zmq":
 		return quoted("tcp://127.0.0.1:5560")
 	case "nats":
@@ -152,6 +154,10 @@ func TestEverySettingIsAFlagAVariableAndAKey(t *testing.T) {
 				if publishers != nil {
 
 					return fmt.Sprintf("%s %s %q", publishers[0], publishers[0].Token.Reveal(), publishers[0].Channels)
+				}
+				histories, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.History)
+				if histories != nil {
+					return histories[0].Line
 				}
 				return reflect.ValueOf(c.Config).FieldByName(field.Name).Interface()
 			}
@@ -304,7 +310,7 @@ holds-max = 3
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
-		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]] and [[publisher]]; all other keys stand before them`,
+		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]] and [[history]]; all other keys stand before them`,
 		at(4)+`: unknown key "lissten"; did you mean listen?`,
 		at(8)+`: sig-iss: want one value, not a list`,
 		at(15)+`: unknown key "max-things"`,

@@ -374,16 +374,23 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 	}
 }
 
-// setLine reads a route or a publisher.
+// setLine reads a route, a publisher or a history.
 func (c *Config) setLine(s *setting, g given, v *value) {
 	var wrong []error
-	if s.kind == "publisher" {
+	switch s.kind {
+	case "publisher":
 		var publisher Publisher
 		if publisher, wrong = readPublisher(v, g.folder()); len(wrong) == 0 {
 			publisher.Where = g.where(s, v.line)
 			c.Publisher = append(c.Publisher, publisher)
 		}
-	} else {
+	case "history":
+		var history History
+		if history, wrong = readHistory(v); len(wrong) == 0 {
+			history.Where = g.where(s, v.line)
+			c.History = append(c.History, history)
+		}
+	default:
 		var route Route
 		if route, wrong = readRoute(v, g.folder()); len(wrong) == 0 {
 			route.Where = g.where(s, v.line)
@@ -411,7 +418,7 @@ func (s *setting) show(text string) string {
 		return Secret(text).String()
 	case "nats", "peer":
 		return URL(text).String()
-	case "route", "publisher":
+	case "route", "publisher", "history":
 		sections, err := parseLine(text)
 		if err != nil {
 			return "" // what is secret in it cannot be told

@@ -72,7 +72,9 @@ func (s *setting) split(text string, fromEnv bool) []string {
 }
 
 // isLine tells whether a value is a line with options, or a table.
-func (s *setting) isLine() bool { return s.kind == "route" || s.kind == "publisher" }
+func (s *setting) isLine() bool {
+	return s.kind == "route" || s.kind == "publisher" || s.kind == "history"
+}
 
 // splitOutsideQuotes cuts text at any of the separators, except within "…",
 // trims the pieces and leaves out empty ones.

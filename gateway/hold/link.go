@@ -129,6 +129,10 @@ func (l *linked) begin(hold grip.HoldMode) {
 	h := l.stream.keeper.opts.Hub
 	for name, id := range ids {
 		if last, ok := h.LastID(name); ok && last != id {
+			if n, known := l.replay(name, ""); known {
+				l.stream.sub.Delivered(n)
+				continue
+			}
 			h.ForgetID(name)
 			l.update(0)
 			return
@@ -193,7 +197,10 @@ func (l *linked) deliver(run *hub.Run) int {
 		follows := l.followsLocked(run.Channel, item)
 		l.mu.Unlock()
 		if !follows {
-			l.update(rand.N(updateSpread))
+			replayed, known := l.replay(run.Channel, item.ID)
+			if n += replayed; !known {
+				l.update(rand.N(updateSpread))
+			}
 			continue
 		}
 		n += l.stream.deliverItem(run.Channel, item)
@@ -350,7 +357,16 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		}
 	}
 
-	// What came meanwhile: what the origin has told already is left out.
+	if again := l.catchUp(); again {
+		return rand.N(updateSpread), false
+	}
+	return 0, true
+}
+
+// catchUp sends what came while the next link was fetched, but for what the origin
+// has told already. It returns true if the link is to be fetched once more.
+func (l *linked) catchUp() (again bool) {
+	s := l.stream
 	for {
 		l.mu.Lock()
 		if len(l.waiting) == 0 {
@@ -360,13 +376,10 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 				l.fetching = false
 			}
 			l.mu.Unlock()
-			if again {
-				return rand.N(updateSpread), false
-			}
-			if link != nil {
+			if !again && link != nil {
 				l.setTimer(link)
 			}
-			return 0, true
+			return again
 		}
 		w := l.waiting[0]
 		l.waiting = l.waiting[1:]
@@ -376,6 +389,37 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 			s.deliverItem(w.channel, w.item)
 		}
 	}
+}
+
+// replay sends what the channel's history has after what the client has, up to an
+// item and with it, or to the last. It returns false, and has sent nothing, if the
+// history does not have all of that.
+func (l *linked) replay(channel, upTo string) (n int, known bool) {
+	l.mu.Lock()
+	id, tracked := l.ids[channel]
+	if !tracked || l.fetching {
+		l.mu.Unlock()
+		return 0, false
+	}
+	items, known := l.stream.keeper.opts.Hub.Between(channel, id, upTo)
+	if !known {
+		l.mu.Unlock()
+		return 0, false
+	}
+	if len(items) > 0 {
+		l.ids[channel] = items[len(items)-1].ID
+	}
+	l.fetching = true // what comes meanwhile waits
+	l.mu.Unlock()
+	for _, item := range items {
+		if item.Stream != nil {
+			n += l.stream.deliverItem(channel, item)
+		}
+	}
+	if again := l.catchUp(); again {
+		go l.fetch(rand.N(updateSpread))
+	}
+	return n, true
 }
 
 // unprefixed returns the ids the client has, by the names the origin uses.

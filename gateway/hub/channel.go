@@ -14,6 +14,8 @@ type channel struct {
 	hub  *Hub
 	name string
 
+	history *history // nil unless items are kept
+
 	// ready is closed when sub or err is set.
 	ready chan struct{}
 	sub   pubsub.Subscription
@@ -51,6 +53,9 @@ func (h *Hub) acquire(ctx context.Context, name string, updates bool) (*channel,
 		ch = &channel{
 			hub: h, name: name, refs: 1, since: time.Now(),
 			ready: make(chan struct{}), members: make([]members, len(h.shards)),
+		}
+		if limits := h.limits(name); limits != nil {
+			ch.history = &history{limits: *limits, total: &h.historyBytes}
 		}
 		st.channels[name] = ch
 		ch.updateLocked(updates)
@@ -133,6 +138,9 @@ func (ch *channel) stopLocked() {
 	if ch.update != nil {
 		ch.update.Stop()
 	}
+	if ch.history != nil {
+		ch.history.end()
+	}
 	if ch.linger != nil {
 		ch.linger.Stop()
 		ch.linger = nil
@@ -150,8 +158,15 @@ func (h *Hub) release(ch *channel, lingers bool) {
 		st.mu.Unlock()
 		return
 	}
-	if lingers && h.opts.Linger > 0 && h.lingers(1) {
-		ch.linger = time.AfterFunc(h.opts.Linger, func() {
+	linger := time.Duration(0)
+	if lingers {
+		linger = h.opts.Linger
+	}
+	if ch.history != nil {
+		linger = max(linger, ch.history.limits.Age)
+	}
+	if linger > 0 && h.lingers(1) {
+		ch.linger = time.AfterFunc(linger, func() {
 			st.mu.Lock()
 			if ch.refs > 0 || ch.linger == nil || st.channels[ch.name] != ch {
 				st.mu.Unlock()

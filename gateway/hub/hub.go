@@ -77,6 +77,10 @@ type Options struct {
 	// again. Zero means 60 s, negative means never.
 	IDTTL time.Duration
 
+	// History says which channels keep their latest items, and how many, to fill
+	// gaps of clients: see Between. Nil, and nil of a channel, keeps none.
+	History func(channel string) *History
+
 	// QueueLen bounds the publications waiting for one shard. Zero means 16384.
 	QueueLen int
 
@@ -106,6 +110,9 @@ type Hub struct {
 	subscriptions metrics.Gauge
 	delivered     map[string]metrics.Counter // by grip format
 	lingering     metrics.Gauge
+
+	historyBytes atomic.Int64
+	replayed     metrics.Counter
 
 	lingerMu    sync.Mutex
 	lingerCount int
@@ -152,6 +159,7 @@ func New(opts Options) *Hub {
 		duplicates:    m.Counter("items_duplicate_total", "Items dropped because their id, or one that follows the same item, was there before."),
 		outOfOrder:    m.Counter("items_out_of_order_total", "Items that waited for the one before them."),
 		gaps:          m.Counter("items_gaps_total", "Items that waited in vain for the one before them."),
+		replayed:      m.Counter("items_replayed_total", "Items that clients were given again out of a channel's history."),
 		channels:      m.Gauge("channels", "Channels this node listens to."),
 		subscriptions: m.Gauge("subscriptions", "Subscriptions of this node's clients."),
 		lingering:     m.Gauge("channels_lingering", "Channels this node still listens to although their last long poll has left."),
@@ -186,6 +194,20 @@ func (h *Hub) Close() {
 		}
 		st.mu.Unlock()
 	}
+}
+
+// limits says how much of the channel is kept; nil for nothing.
+func (h *Hub) limits(name string) *History {
+	if h.opts.History == nil {
+		return nil
+	}
+	limits := h.opts.History(name)
+	if limits != nil {
+		own := *limits
+		own.defaults()
+		limits = &own
+	}
+	return limits
 }
 
 func (h *Hub) stripe(name string) *stripe {

@@ -105,6 +105,9 @@ func (q *sequence) twice(id string) bool {
 // pass passes on the publication and remembers its id as the last.
 func (q *sequence) pass(pub *Publication, more bool) {
 	q.last, q.known = pub.Item.ID, pub.Item.ID != ""
+	if q.ch.history != nil {
+		q.ch.history.add(pub.Item, time.Now())
+	}
 	q.ch.spread(pub, more)
 }
 

@@ -129,6 +129,10 @@ func (r *reliable) due() {
 	for channel, leftOut := range look {
 		last, known := h.LastID(channel)
 		if id, tracked := ids[channel]; tracked && last != id && (known || leftOut) {
+			if n, known := r.replay(channel, ""); known {
+				r.s.sub.Delivered(n)
+				continue
+			}
 			h.ForgetID(channel)
 			r.recover(channel, false, 0)
 		}
@@ -187,10 +191,41 @@ func (r *reliable) deliverItem(channel string, item *grip.Item) int {
 		r.mu.Unlock()
 		return 0 // the client has it
 	}
+	r.mu.Unlock()
+	if n, known := r.replay(channel, item.ID); known {
+		return n
+	}
+	r.mu.Lock()
 	r.waitLocked(channel, item) // it may be the one after what is missing
 	r.mu.Unlock()
 	r.recover(channel, true, rand.N(recoverSpread))
 	return 0
+}
+
+// replay sends what the channel's history has after what the client has, up to an
+// item and with it, or to the last. It returns false, and has sent nothing, if the
+// history does not have all of that.
+func (r *reliable) replay(channel, upTo string) (n int, known bool) {
+	r.mu.Lock()
+	id, tracked := r.ids[channel]
+	if !tracked || r.waitsLocked() {
+		r.mu.Unlock()
+		return 0, false
+	}
+	r.draining = true
+	r.mu.Unlock()
+	items, known := r.s.keeper.opts.Hub.Between(channel, id, upTo)
+	for _, item := range items {
+		n += r.send(channel, item)
+	}
+	r.mu.Lock()
+	r.draining = false
+	if _, tracked := r.ids[channel]; tracked && len(items) > 0 && r.ids[channel] == id {
+		r.ids[channel] = items[len(items)-1].ID
+	}
+	r.mu.Unlock()
+	r.drain()
+	return n, known
 }
 
 // waitLocked has an item wait, if there is room.

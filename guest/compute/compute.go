@@ -12,6 +12,7 @@
 //	abi.go       all functions there are      status.go  what they return
 //	handles.go   what guests hold             async.go   what they wait for
 //	body.go      what they read and write     header.go  heads
+//	stores.go    what they look up by a name
 package compute
 
 import (
@@ -25,6 +26,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/store"
 )
 
 // Name is what the configuration calls this ABI.
@@ -40,6 +42,13 @@ var _ guest.ABI = ABI{}
 type Service struct {
 	// Backends are the origins it may use. Nil: none.
 	Backends guest.Backends
+
+	// Stores are config stores, KV stores and the like. Nil: none.
+	Stores *store.Stores
+
+	// Purge takes responses out of caches by their surrogate keys. Nil: there are no
+	// caches, and guests are told that purges are unsupported.
+	Purge Purger
 
 	// Env is added to the environment, after what Fastly sets.
 	Env map[string]string
@@ -67,9 +76,20 @@ func (ABI) Recognise(m *guest.Module) bool {
 // implemented are the hostcalls there are, by module and name. All others of the
 // ABI answer statusUnsupported.
 var implemented = map[string]map[string]hostcall{
-	"fastly_abi":       {"init": abiInit},
-	"fastly_async_io":  asyncCalls,
-	"fastly_http_body": bodyCalls,
+	"fastly_abi":              {"init": abiInit},
+	"fastly_acl":              aclCalls,
+	"fastly_compute_runtime":  computeRuntimeCalls,
+	"fastly_config_store":     configStoreCalls,
+	"fastly_device_detection": deviceDetectionCalls,
+	"fastly_dictionary":       dictionaryCalls,
+	"fastly_erl":              erlCalls,
+	"fastly_geo":              geoCalls,
+	"fastly_kv_store":         kvStoreCalls,
+	"fastly_object_store":     objectStoreCalls,
+	"fastly_purge":            purgeCalls,
+	"fastly_secret_store":     secretStoreCalls,
+	"fastly_async_io":         asyncCalls,
+	"fastly_http_body":        bodyCalls,
 }
 
 // abiVersion is the only one there has been.
@@ -139,6 +159,14 @@ type sandbox struct {
 
 	// What the guest has handles of.
 	items table[item]
+
+	// What it opened of the service's stores.
+	configs      opened[*store.Config]
+	kvStores     opened[*store.KV]
+	secretStores opened[map[string]store.Secret]
+	secrets      opened[store.Secret]
+	acls         opened[*store.ACL]
+	kvPending    int // calls of KV stores, at most kvPendingMax
 
 	// Waiting.
 	wake     chan struct{} // of capacity 1: something may have become ready; never closed

@@ -1,0 +1,33 @@
+package compute
+
+// Config stores, and dictionaries, which is what they were called before: the
+// handles are the same.
+
+var configStoreCalls = map[string]hostcall{
+	"open": configStoreOpen,
+	"get":  configStoreGet,
+}
+
+var dictionaryCalls = configStoreCalls
+
+// configStoreOpen finds a store by its name.
+func configStoreOpen(c *call) status {
+	return openNamed(c, c.stores().Configs, &c.configs, statusBadHandle)
+}
+
+// configStoreGet looks a value up, in what the store is at this moment.
+func configStoreGet(c *call) status {
+	store, st := c.configs.get(c.u32(0))
+	if st != statusOK {
+		return st
+	}
+	key, st := c.text(1)
+	if st != statusOK {
+		return st
+	}
+	value, ok := store.Items()[key]
+	if !ok {
+		return statusNone
+	}
+	return c.fillText(3, value)
+}

@@ -1,0 +1,465 @@
+package compute
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gripway/gripway/guest/store"
+)
+
+// A call of a KV store is two: one that begins it, and a wait for its result. The
+// result of a wait is a kvError of its own; its status is about the call.
+
+var kvStoreCalls = map[string]hostcall{
+	"open":           kvOpen,
+	"lookup":         kvLookup,
+	"lookup_wait":    kvLookupWait,
+	"lookup_wait_v2": kvLookupWaitV2,
+	"insert":         kvInsert,
+	"insert_wait":    kvInsertWait,
+	"delete":         kvDelete,
+	"delete_wait":    kvDeleteWait,
+	"list":           kvList,
+	"list_wait":      kvListWait,
+}
+
+// kvPendingMax bounds the calls under way, and their results that nobody took, of
+// stores that are not in memory: a result may have KVValueMax bytes. More are
+// answered with kvTooManyRequests.
+const kvPendingMax = 100
+
+// kvError is how a call of a KV store ended.
+type kvError = uint32
+
+const (
+	kvOK                 kvError = 1
+	kvBadRequest         kvError = 2
+	kvNotFound           kvError = 3
+	kvPreconditionFailed kvError = 4
+	kvPayloadTooLarge    kvError = 5
+	kvInternal           kvError = 6
+	kvTooManyRequests    kvError = 7
+)
+
+// kvErrorOf is what an error of a store is for a guest.
+func kvErrorOf(err error) kvError {
+	switch {
+	case err == nil:
+		return kvOK
+	case errors.Is(err, store.ErrRequest), errors.Is(err, store.ErrKey):
+		return kvBadRequest
+	case errors.Is(err, store.ErrNotFound):
+		return kvNotFound
+	case errors.Is(err, store.ErrPrecondition):
+		return kvPreconditionFailed
+	case errors.Is(err, store.ErrTooLarge):
+		return kvPayloadTooLarge
+	case errors.Is(err, store.ErrBusy):
+		return kvTooManyRequests
+	}
+	return kvInternal
+}
+
+// kvPending is a call of a KV store under way. T tells what call it is.
+type kvPending[T any] struct {
+	*future[T]
+	counted bool // in the sandbox's kvPending
+}
+
+// Results of calls that have none.
+type (
+	kvInserted struct{}
+	kvDeleted  struct{}
+)
+
+// drop is item.drop.
+func (p *kvPending[T]) drop(b *sandbox) {
+	p.future.drop(b)
+	p.uncount(b)
+}
+
+func (p *kvPending[T]) uncount(b *sandbox) {
+	if p.counted {
+		p.counted = false
+		b.kvPending--
+	}
+}
+
+// kvStart begins a call; its handle goes to parameter i. What needs no time is done
+// at once.
+func kvStart[T any](c *call, i int, kv *store.KV, begin func() *future[T]) status {
+	p := &kvPending[T]{}
+	var none T
+	switch {
+	case kv.Local:
+		p.future = begin()
+	case c.kvPending >= kvPendingMax:
+		p.future = settled(none, fmt.Errorf("%d calls: %w", c.kvPending, store.ErrBusy))
+	default:
+		p.counted = true
+		c.kvPending++
+		p.future = begin()
+	}
+	h, st := c.items.add(p)
+	if st != statusOK {
+		p.drop(c.sandbox)
+		return st
+	}
+	return c.put32(i, h)
+}
+
+// kvRead is a call that changes nothing: it ends with the guest.
+func kvRead[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, error)) *future[T] {
+	if kv.Local {
+		return settled(do(b.Context()))
+	}
+	return start(b, do, nil)
+}
+
+// kvWrite is a call that changes something: once begun it is finished, also if the
+// guest has gone.
+func kvWrite[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, error)) *future[T] {
+	if kv.Local {
+		return settled(do(b.Context()))
+	}
+	f := &future[T]{cancel: func() {}, done: make(chan struct{})}
+	err := b.stores().Go(func(ctx context.Context) {
+		f.value, f.err = do(ctx)
+		close(f.done)
+		b.signal()
+	})
+	if err != nil {
+		return settled(f.value, err)
+	}
+	return f
+}
+
+// kvWait waits for a call that parameter 0 is the handle of. What went wrong with
+// the store itself is logged.
+func kvWait[T any](c *call) (p *kvPending[T], value T, err error, st status) {
+	p, st = itemOf[*kvPending[T]](c.sandbox, c.u32(0))
+	if st == statusOK {
+		value, err = p.wait(c.sandbox)
+		if kvErrorOf(err) == kvInternal {
+			c.Log.Warn("kv store failed", "error", err)
+		}
+	}
+	return p, value, err, st
+}
+
+// kvTake uses the handle of a wait up.
+func kvTake[T any](c *call, p *kvPending[T]) {
+	c.items.remove(c.u32(0))
+	p.uncount(c.sandbox)
+}
+
+// kvOpen finds a store by its name.
+func kvOpen(c *call) status {
+	return openNamed(c, c.stores().KV, &c.kvStores, statusInvalid)
+}
+
+// kvKey are the store and the key that parameters 0 to 2 are.
+func kvKey(c *call) (kv *store.KV, key string, st status) {
+	kv, st = c.kvStores.get(c.u32(0))
+	if st != statusOK {
+		return nil, "", st
+	}
+	key, st = c.text(1)
+	if st == statusOK && store.CheckKey(key) != nil {
+		st = statusInvalid
+	}
+	return kv, key, st
+}
+
+// kvReserved is the bit of masks that never meant anything.
+const kvReserved = 1 << 0
+
+// kvLookup begins to look a key up. There are no options: other bits of the mask are
+// of a later version.
+func kvLookup(c *call) status {
+	kv, key, st := kvKey(c)
+	if st != statusOK {
+		return st
+	}
+	if c.u32(3)&^kvReserved != 0 {
+		return statusInvalid
+	}
+	return kvStart(c, 5, kv, kvLookupOf(c, kv, key))
+}
+
+func kvLookupOf(c *call, kv *store.KV, key string) func() *future[store.KVValue] {
+	return func() *future[store.KVValue] {
+		return kvRead(c.sandbox, kv, func(ctx context.Context) (store.KVValue, error) { return kv.Lookup(ctx, key) })
+	}
+}
+
+// kvLookupWait is the first version, whose generation has 32 bits and is always 0.
+func kvLookupWait(c *call) status {
+	return kvLookupEnd(c, func(uint64) status { return c.put32(5, 0) })
+}
+
+// kvLookupWaitV2 waits for a value: its body, metadata and generation.
+func kvLookupWaitV2(c *call) status {
+	return kvLookupEnd(c, func(generation uint64) status { return c.put64(5, generation) })
+}
+
+// kvLookupEnd ends a lookup. If the buffer for the metadata is too short, the guest
+// may come again.
+func kvLookupEnd(c *call, put func(generation uint64) status) status {
+	p, value, err, st := kvWait[store.KVValue](c)
+	if st != statusOK {
+		return st
+	}
+	if err != nil {
+		kvTake(c, p)
+		return c.put32(6, kvErrorOf(err))
+	}
+	if st := c.fillText(2, value.Metadata); st == statusBufferLen {
+		return st
+	} else if st != statusOK {
+		kvTake(c, p)
+		return st
+	}
+	kvTake(c, p)
+	if st := put(value.Generation); st != statusOK {
+		return st
+	}
+	if st := c.put32(6, kvOK); st != statusOK {
+		return st
+	}
+	return c.addBody(1, bodyOf(value.Body))
+}
+
+// The options of an insert, and the size and alignment of their record.
+const (
+	kvInsertBackground = 1 << 1 // all it asks is that others may see the change later
+	kvInsertGeneration = 1 << 2 // of 32 bits, which was never checked
+	kvInsertMetadata   = 1 << 3
+	kvInsertTTL        = 1 << 4
+	kvInsertIf         = 1 << 5
+	kvInsertKnown      = kvReserved | kvInsertBackground | kvInsertGeneration | kvInsertMetadata | kvInsertTTL | kvInsertIf
+
+	kvInsertBytes = 32
+)
+
+// kvInsertOptions reads the options that parameters i and i+1 are.
+//
+//	mode@0  -@4  metadata@8 length@12  ttl, seconds@16  generation@24
+func (c *call) kvInsertOptions(i int) (in store.KVInsert, st status) {
+	mask := c.u32(i)
+	r, st := c.record(i+1, kvInsertBytes, 8)
+	if st != statusOK {
+		return in, st
+	}
+	mode := binary.LittleEndian.Uint32(r)
+	if mask&^kvInsertKnown != 0 || mode > uint32(store.KVPrepend) {
+		return in, statusInvalid
+	}
+	in.Mode = store.KVMode(mode)
+	if mask&kvInsertMetadata != 0 {
+		if in.Metadata, st = c.optionText(r[8:]); st != statusOK {
+			return in, st
+		}
+	}
+	if mask&kvInsertTTL != 0 {
+		if in.TTL = time.Duration(binary.LittleEndian.Uint32(r[16:])) * time.Second; in.TTL == 0 {
+			return in, statusInvalid
+		}
+	}
+	if mask&kvInsertIf != 0 {
+		generation := binary.LittleEndian.Uint64(r[24:])
+		in.IfGeneration = &generation
+	}
+	return in, statusOK
+}
+
+// optionText is a text that a record names. The ABI wants one that is not empty.
+func (c *call) optionText(r []byte) (string, status) {
+	n := binary.LittleEndian.Uint32(r[4:])
+	b, st := c.at(binary.LittleEndian.Uint32(r), n)
+	if st == statusOK && (n == 0 || !utf8.Valid(b)) {
+		st = statusInvalid
+	}
+	return string(b), st
+}
+
+// kvInsert begins to store a body, which is used up.
+func kvInsert(c *call) status {
+	kv, key, st := kvKey(c)
+	if st != statusOK {
+		return st
+	}
+	in, st := c.kvInsertOptions(4)
+	if st != statusOK {
+		return st
+	}
+	body, st := c.takeBody(3)
+	if st != statusOK {
+		return st
+	}
+	return kvStart(c, 6, kv, kvInsertOf(c, kv, key, in, body))
+}
+
+// kvInsertOf stores a body once it has been read. Reading ends with the guest; a
+// body that was not read whole is not stored.
+func kvInsertOf(c *call, kv *store.KV, key string, in store.KVInsert, body *body) func() *future[kvInserted] {
+	b := c.sandbox
+	insert := func(ctx context.Context) (kvInserted, error) { return kvInserted{}, kv.Insert(ctx, key, in) }
+	return func() *future[kvInserted] {
+		if body.length() >= 0 && body.atHand() {
+			var err error
+			if in.Body, err = kvReadBody(body); err != nil {
+				return settled(kvInserted{}, err)
+			}
+			return kvWrite(b, kv, insert)
+		}
+		return start(b, func(ctx context.Context) (kvInserted, error) {
+			var err error
+			if in.Body, err = kvReadBody(body); err != nil {
+				return kvInserted{}, err
+			}
+			ended := make(chan error, 1)
+			if err := b.stores().Go(func(ctx context.Context) { ended <- kv.Insert(ctx, key, in) }); err != nil {
+				return kvInserted{}, err
+			}
+			return kvInserted{}, <-ended
+		}, nil)
+	}
+}
+
+// atHand says whether all of a body is in memory.
+func (b *body) atHand() bool {
+	for _, p := range b.parts {
+		if p.from != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// kvReadBody reads a body whole.
+func kvReadBody(body *body) ([]byte, error) {
+	from := body.reader()
+	defer from.Close()
+	data, err := io.ReadAll(io.LimitReader(from, store.KVValueMax+1))
+	if err == nil && len(data) > store.KVValueMax {
+		err = store.ErrTooLarge
+	}
+	return data, err
+}
+
+// kvInsertWait waits for an insert.
+func kvInsertWait(c *call) status { return kvEnd[kvInserted](c) }
+
+// kvEnd ends a call whose result is whether it went well.
+func kvEnd[T any](c *call) status {
+	p, _, err, st := kvWait[T](c)
+	if st != statusOK {
+		return st
+	}
+	kvTake(c, p)
+	return c.put32(1, kvErrorOf(err))
+}
+
+// kvDelete begins to take a key away.
+func kvDelete(c *call) status {
+	kv, key, st := kvKey(c)
+	if st != statusOK {
+		return st
+	}
+	if c.u32(3)&^kvReserved != 0 {
+		return statusInvalid
+	}
+	return kvStart(c, 5, kv, kvDeleteOf(c, kv, key))
+}
+
+func kvDeleteOf(c *call, kv *store.KV, key string) func() *future[kvDeleted] {
+	return func() *future[kvDeleted] {
+		return kvWrite(c.sandbox, kv, func(ctx context.Context) (kvDeleted, error) { return kvDeleted{}, kv.Delete(ctx, key) })
+	}
+}
+
+// kvDeleteWait waits for a delete. What was not there is gone as well, which is
+// what was asked for.
+func kvDeleteWait(c *call) status {
+	p, _, err, st := kvWait[kvDeleted](c)
+	if st != statusOK {
+		return st
+	}
+	kvTake(c, p)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return c.put32(1, kvErrorOf(err))
+}
+
+// The options of a list, and the size of their record.
+const (
+	kvListCursor = 1 << 1
+	kvListLimit  = 1 << 2
+	kvListPrefix = 1 << 3
+	kvListKnown  = kvReserved | kvListCursor | kvListLimit | kvListPrefix
+
+	kvListEventual = 1 // of two modes, 0 is strong: stores here are
+	kvListBytes    = 24
+)
+
+// kvList begins to list keys.
+//
+//	mode@0  cursor@4 length@8  limit@12  prefix@16 length@20
+func kvList(c *call) status {
+	kv, st := c.kvStores.get(c.u32(0))
+	if st != statusOK {
+		return st
+	}
+	mask := c.u32(1)
+	r, st := c.record(2, kvListBytes, 4)
+	if st != statusOK {
+		return st
+	}
+	if mask&^kvListKnown != 0 || binary.LittleEndian.Uint32(r) > kvListEventual {
+		return statusInvalid
+	}
+	var list store.KVList
+	if mask&kvListCursor != 0 {
+		if list.Cursor, st = c.optionText(r[4:]); st != statusOK {
+			return st
+		}
+	}
+	if mask&kvListPrefix != 0 {
+		if list.Prefix, st = c.optionText(r[16:]); st != statusOK {
+			return st
+		}
+	}
+	if mask&kvListLimit != 0 {
+		if list.Limit = int(binary.LittleEndian.Uint32(r[12:])); list.Limit == 0 {
+			list.Limit = -1 // which the store refuses, as Fastly does
+		}
+	}
+	return kvStart(c, 3, kv, func() *future[store.KVPage] {
+		return kvRead(c.sandbox, kv, func(ctx context.Context) (store.KVPage, error) { return kv.List(ctx, list) })
+	})
+}
+
+// kvListWait waits for a list: a body of JSON.
+func kvListWait(c *call) status {
+	p, page, err, st := kvWait[store.KVPage](c)
+	if st != statusOK {
+		return st
+	}
+	kvTake(c, p)
+	var data []byte
+	if err == nil {
+		data, err = json.Marshal(page)
+	}
+	if st := c.put32(2, kvErrorOf(err)); st != statusOK || err != nil {
+		return st
+	}
+	return c.addBody(1, bodyOf(data))
+}

@@ -111,10 +111,6 @@ const (
 	guestGone      = "gone" // the client left before
 )
 
-var faultKinds = []guest.FaultKind{
-	guest.FaultTrap, guest.FaultAbort, guest.FaultExit, guest.FaultCPU, guest.FaultWall, guest.FaultMemory, guest.FaultHost, guest.FaultEnded,
-}
-
 func (g *Gateway) newGuestStats() guestStats {
 	m := g.opts.Metrics
 	s := guestStats{decisions: make(map[string]counter), faults: make(map[guest.FaultKind]counter)}
@@ -123,7 +119,7 @@ func (g *Gateway) newGuestStats() guestStats {
 		s.decisions[name] = c
 	}
 	var kinds []string
-	for _, kind := range faultKinds {
+	for _, kind := range guest.FaultKinds {
 		kinds = append(kinds, string(kind))
 	}
 	for kind, c := range m.Counters("guest_faults_total", "Requests that a guest failed at before it had decided, by what went wrong.", "kind", kinds...) {
@@ -301,7 +297,7 @@ func (g *Gateway) guestFailed(w http.ResponseWriter, r *http.Request, route *Rou
 	status, text := http.StatusInternalServerError, "The service failed."
 	if errors.As(err, &fault) {
 		switch fault.Kind {
-		case guest.FaultCPU, guest.FaultWall, guest.FaultMemory:
+		case guest.FaultCPU, guest.FaultWall, guest.FaultMemory, guest.FaultBusy:
 			status, text = http.StatusServiceUnavailable, "The service reached a limit."
 		}
 		g.log.Error("guest failed", "guest", route.Guest.Name, "path", encodedPath(r), "kind", fault.Kind, "error", err)

@@ -16,8 +16,8 @@ type ABI interface {
 	// Recognise says whether a module was written for it.
 	Recognise(m *Module) bool
 
-	// Define adds all that its guests import, WASI included, to a wazero runtime
-	// of its own. Host functions find their sandbox with FromContext.
+	// Define adds all that its guests import to a wazero runtime of its own, but for
+	// WASI, which is there. Host functions find their sandbox with FromContext.
 	Define(ctx context.Context, runtime wazero.Runtime) error
 
 	// Open makes the ABI's side of a sandbox. The module is not there yet.
@@ -27,12 +27,13 @@ type ABI interface {
 // Instance is the ABI's side of one sandbox. All but Close is called by the one
 // goroutine that the guest runs in.
 type Instance interface {
-	// Configure completes what the module is instantiated with: arguments,
-	// environment, where its output goes. No start function is to be called.
-	Configure(config wazero.ModuleConfig) wazero.ModuleConfig
+	// Configure says what the guest sees of its system: arguments, environment,
+	// where its output goes.
+	Configure(system *System)
 
 	// Run drives the guest until it ends. The first host function that needs the
-	// exchange calls Sandbox.Next, which waits for one.
+	// exchange calls Sandbox.Next, which waits for one. The module is of this sandbox
+	// until Run returns, and of another afterwards: nothing may touch its memory then.
 	Run(ctx context.Context, module api.Module) error
 
 	// Close lets go of all that the sandbox held, after Run has returned: what it
@@ -40,10 +41,17 @@ type Instance interface {
 	Close()
 }
 
+// Parker is an ABI whose guests can be started from a snapshot.
+type Parker interface {
+	// Parks says whether a host function may be the first to call Sandbox.Next.
+	Parks(module, name string) bool
+}
+
 // Module is what can be seen of a guest before it runs.
 type Module struct {
 	Imports []Import
 	Exports []string // functions
+	Unknown []Import // those of Imports that are not known here
 }
 
 // Import is one function that a module imports.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // ErrDecided answers a second decision about an exchange.
@@ -31,6 +32,14 @@ type Exchange struct {
 	once    sync.Once
 	decided chan struct{} // closed once outcome is set
 	outcome Outcome
+
+	// Set by Program.Serve.
+	arrived time.Time
+	pool    *pool
+	ended   chan struct{} // closed once the sandbox that had it has ended, and err is set
+	err     error
+	endOnce sync.Once
+	sandbox *Sandbox // that has it; guarded by the pool's mu
 }
 
 // Client is what is known of the connection that a request came over.

@@ -20,9 +20,14 @@ const (
 	FaultCPU    FaultKind = "cpu"    // it ran longer than it may
 	FaultWall   FaultKind = "wall"   // it took longer than it may, waiting included
 	FaultMemory FaultKind = "memory" // it wanted more memory than it may have
+	FaultImport FaultKind = "import" // it called an import that is not known here
 	FaultHost   FaultKind = "host"   // a host function panicked: our fault
 	FaultEnded  FaultKind = "ended"  // whoever asked has gone
+	FaultBusy   FaultKind = "busy"   // it was not run: too many are
 )
+
+// FaultKinds are all there are.
+var FaultKinds = []FaultKind{FaultTrap, FaultAbort, FaultExit, FaultCPU, FaultWall, FaultMemory, FaultImport, FaultHost, FaultEnded, FaultBusy}
 
 // Fault is the error of a guest that failed.
 type Fault struct {

@@ -5,10 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/gripway/gripway/guest/internal/wasi"
+	"github.com/gripway/gripway/guest/internal/wasm"
 )
 
 // RuntimeOptions describe a Runtime.
@@ -25,9 +32,13 @@ type RuntimeOptions struct {
 
 // Runtime compiles and runs guests. It may be used concurrently.
 type Runtime struct {
-	opts  RuntimeOptions
-	cache wazero.CompilationCache
-	abis  []*abiRuntime
+	opts   RuntimeOptions
+	cache  wazero.CompilationCache
+	abis   []*abiRuntime
+	crunch crunchers
+
+	mu       sync.Mutex
+	programs map[*Program]struct{} // those not closed
 }
 
 // abiRuntime is an ABI and its host functions: two ABIs may want modules of one
@@ -35,6 +46,9 @@ type Runtime struct {
 type abiRuntime struct {
 	abi     ABI
 	runtime wazero.Runtime
+
+	mu    sync.Mutex
+	known map[string]map[string]wasm.FuncType // host functions by module and name, as they are asked for
 }
 
 // NewRuntime makes a Runtime.
@@ -42,7 +56,8 @@ func NewRuntime(opts RuntimeOptions) (*Runtime, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Runtime{opts: opts, cache: wazero.NewCompilationCache()}
+	r := &Runtime{opts: opts, cache: wazero.NewCompilationCache(), programs: make(map[*Program]struct{})}
+	r.crunch.init(max(1, runtime.GOMAXPROCS(0)-1))
 	if opts.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(opts.CacheDir)
 		if err != nil {
@@ -52,11 +67,17 @@ func NewRuntime(opts RuntimeOptions) (*Runtime, error) {
 	}
 	ctx := context.Background()
 	for _, abi := range opts.ABIs {
-		config := wazero.NewRuntimeConfig().WithCompilationCache(r.cache).WithCloseOnContextDone(true).
-			WithCoreFeatures(api.CoreFeaturesV2)
-		a := &abiRuntime{abi, wazero.NewRuntimeWithConfig(ctx, config)}
+		config := wazero.NewRuntimeConfig().WithCompilationCache(r.cache).WithCoreFeatures(api.CoreFeaturesV2)
+		a := &abiRuntime{abi: abi, runtime: wazero.NewRuntimeWithConfig(ctx, config), known: make(map[string]map[string]wasm.FuncType)}
 		r.abis = append(r.abis, a)
-		if err := abi.Define(ctx, a.runtime); err != nil {
+		err := defineHost(ctx, a.runtime)
+		if err == nil {
+			err = wasi.Define(ctx, a.runtime, func(ctx context.Context) *System { return &FromContext(ctx).System })
+		}
+		if err == nil {
+			err = abi.Define(ctx, a.runtime)
+		}
+		if err != nil {
 			r.Close()
 			return nil, fmt.Errorf("host functions of %s: %w", abi.Name(), err)
 		}
@@ -66,11 +87,38 @@ func NewRuntime(opts RuntimeOptions) (*Runtime, error) {
 
 // Close ends all programs and frees what they hold.
 func (r *Runtime) Close() error {
+	r.mu.Lock()
+	programs := make([]*Program, 0, len(r.programs))
+	for p := range r.programs {
+		programs = append(programs, p)
+	}
+	r.mu.Unlock()
 	var errs []error
+	for _, p := range programs {
+		errs = append(errs, p.Close())
+	}
 	for _, a := range r.abis {
 		errs = append(errs, a.runtime.Close(context.Background()))
 	}
 	return errors.Join(append(errs, r.cache.Close(context.Background()))...)
+}
+
+// function is the type of a host function.
+func (a *abiRuntime) function(module, name string) (wasm.FuncType, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	functions, there := a.known[module]
+	if !there {
+		functions = make(map[string]wasm.FuncType)
+		if m := a.runtime.Module(module); m != nil {
+			for name, f := range m.ExportedFunctionDefinitions() {
+				functions[name] = wasm.FuncType{Params: f.ParamTypes(), Results: f.ResultTypes()}
+			}
+		}
+		a.known[module] = functions
+	}
+	t, there := functions[name]
+	return t, there
 }
 
 // LoadOptions describe a Program.
@@ -85,6 +133,28 @@ type LoadOptions struct {
 	Service any
 
 	Limits Limits
+
+	// StrictImports refuses a module that imports what is not known here. Otherwise
+	// such an import is named in the log, and ends the guest if it is called.
+	StrictImports bool
+
+	// Parked is how many instances may wait, started and at the point where they need
+	// their request. There are as many as requests have been coming at once. Zero
+	// means twice the processors, negative none.
+	Parked int
+
+	// Snapshot starts requests from the memory that an instance has when it first
+	// needs its request, instead of from the beginning. It is much faster, and what the
+	// guest has by then is the same for all requests: what it drew at random, what
+	// time it was, its environment.
+	Snapshot bool
+
+	// Observer is told what happens. Nil: nobody.
+	Observer *Observer
+
+	// NoChecks leaves out what keeps a guest from running for ever. It is for
+	// measuring what that costs.
+	NoChecks bool
 }
 
 // Limits bound one sandbox. Zero values are the defaults that are named.
@@ -97,47 +167,176 @@ type Limits struct {
 	CPU time.Duration
 
 	// Wall bounds the time a guest may take for one request. Zero means 2 min,
-	// Fastly's number.
+	// Fastly's number. Negative: any time.
 	Wall time.Duration
+
+	// Sandboxes bounds how many there are at once, those that wait included; what is
+	// asked of the program beyond fails with FaultBusy. Zero means 1000, which is
+	// about 1 GB for guests written in Go.
+	Sandboxes int
 }
 
 // Program is a compiled guest and its instances. It may be used concurrently.
 type Program struct {
+	// Fixed after Load.
 	opts     LoadOptions
 	log      *slog.Logger
+	runtime  *Runtime
 	abi      *abiRuntime
 	compiled wazero.CompiledModule
+	prepared *wasm.Prepared
 	module   Module
+	first    *image // what memories begin with
+
+	pool pool
+	counts
 }
 
 // ErrUnknownABI answers a module that no ABI recognises.
 var ErrUnknownABI = errors.New("no platform known here has these imports and exports")
 
-// Load compiles a module.
-func (r *Runtime) Load(ctx context.Context, wasm []byte, opts LoadOptions) (*Program, error) {
-	var last error = ErrUnknownABI
-	for _, a := range r.abis {
-		if opts.ABI != "" && opts.ABI != a.abi.Name() {
-			continue
-		}
-		compiled, err := a.runtime.CompileModule(ctx, wasm)
-		if err != nil {
-			return nil, fmt.Errorf("guest %q: %w", opts.Name, err)
-		}
-		p := &Program{opts: opts, log: r.opts.Log.With("guest", opts.Name), abi: a, compiled: compiled}
-		for _, f := range compiled.ImportedFunctions() {
-			module, name, _ := f.Import()
-			p.module.Imports = append(p.module.Imports, Import{module, name})
-		}
-		for name := range compiled.ExportedFunctions() {
-			p.module.Exports = append(p.module.Exports, name)
-		}
-		if a.abi.Recognise(&p.module) {
-			return p, nil
-		}
-		compiled.Close(ctx)
+// Load compiles a module. It takes seconds for a large one that is not in the cache;
+// ctx does not break that off.
+func (r *Runtime) Load(ctx context.Context, code []byte, opts LoadOptions) (*Program, error) {
+	p, err := r.load(ctx, code, opts)
+	if err != nil {
+		return nil, fmt.Errorf("guest %q: %w", opts.Name, err)
 	}
-	return nil, fmt.Errorf("guest %q: %w", opts.Name, last)
+	r.mu.Lock()
+	r.programs[p] = struct{}{}
+	r.mu.Unlock()
+	return p, nil
+}
+
+func (r *Runtime) load(ctx context.Context, code []byte, opts LoadOptions) (*Program, error) {
+	opts.setDefaults()
+	parsed, err := wasm.Parse(code)
+	if err != nil {
+		return nil, err
+	}
+	p := &Program{opts: opts, log: r.opts.Log.With("guest", opts.Name), runtime: r, module: describe(parsed)}
+	for _, a := range r.abis {
+		if opts.ABI == a.abi.Name() || opts.ABI == "" && a.abi.Recognise(&p.module) {
+			p.abi = a
+			break
+		}
+	}
+	if p.abi == nil {
+		return nil, unknown(&p.module, opts.ABI)
+	}
+	prepare := wasm.Options{Known: p.abi.function, MemoryMax: uint32(opts.Limits.MemoryBytes / wasm.PageBytes), NoChecks: opts.NoChecks}
+	if parker, ok := p.abi.abi.(Parker); ok && opts.Snapshot {
+		prepare.Park = parker.Parks
+	}
+	if p.prepared, err = parsed.Prepare(prepare); err != nil {
+		return nil, err
+	}
+	p.module.Unknown = unknownImports(p.prepared)
+	if len(p.module.Unknown) > 0 {
+		names := make([]string, len(p.module.Unknown))
+		for i, u := range p.module.Unknown {
+			names[i] = u.Module + "." + u.Name
+		}
+		if opts.StrictImports {
+			return nil, fmt.Errorf("imports that are not known here: %s", strings.Join(names, ", "))
+		}
+		p.log.Warn("guest imports what is not known here; it ends if it calls that", "imports", names)
+	}
+	if p.first, err = newImage(p.prepared.Image); err != nil {
+		return nil, err
+	}
+	ctx = experimental.WithCompilationWorkers(ctx, runtime.NumCPU())
+	p.compiled, err = p.abi.runtime.CompileModule(ctx, p.prepared.Wasm)
+	p.prepared.Wasm, p.prepared.Image = nil, nil
+	if err != nil {
+		p.first.close()
+		return nil, err
+	}
+	p.pool.init(p)
+	return p, nil
+}
+
+func (o *LoadOptions) setDefaults() {
+	if o.Limits.MemoryBytes <= 0 {
+		o.Limits.MemoryBytes = 128 << 20
+	}
+	o.Limits.MemoryBytes = min(o.Limits.MemoryBytes, 4<<30) &^ (wasm.PageBytes - 1)
+	if o.Limits.CPU <= 0 {
+		o.Limits.CPU = 10 * time.Second
+	}
+	if o.Limits.Wall == 0 {
+		o.Limits.Wall = 2 * time.Minute
+	}
+	if o.Limits.Sandboxes <= 0 {
+		o.Limits.Sandboxes = 1000
+	}
+	if o.Parked == 0 {
+		o.Parked = 2 * runtime.GOMAXPROCS(0)
+	}
+	o.Parked = max(o.Parked, 0)
+	if o.Observer == nil {
+		o.Observer = &Observer{}
+	}
+}
+
+// describe is what a module looks like from outside.
+func describe(m *wasm.Module) Module {
+	var d Module
+	for _, i := range m.Imports {
+		d.Imports = append(d.Imports, Import{i.Module, i.Name})
+	}
+	for _, e := range m.Exports {
+		if e.Kind == wasm.KindFunc {
+			d.Exports = append(d.Exports, e.Name)
+		}
+	}
+	return d
+}
+
+func unknownImports(p *wasm.Prepared) []Import {
+	var list []Import
+	for _, i := range p.Unknown {
+		list = append(list, Import{i.Module, i.Name})
+	}
+	return list
+}
+
+// unknown says why no ABI took a module: of some platforms it is known what they look
+// like, and nothing more.
+func unknown(m *Module, abi string) error {
+	if abi != "" {
+		return fmt.Errorf("platform %q: %w", abi, ErrUnknownABI)
+	}
+	starts := func(prefix string) bool {
+		for _, e := range m.Exports {
+			if strings.HasPrefix(e, prefix) {
+				return true
+			}
+		}
+		return false
+	}
+	imports := func(module, prefix string) bool {
+		for _, i := range m.Imports {
+			if strings.HasPrefix(i.Module, module) && strings.HasPrefix(i.Name, prefix) {
+				return true
+			}
+		}
+		return false
+	}
+	platform := ""
+	switch {
+	case starts("proxy_abi_version") || imports("env", "proxy_"):
+		platform = "a proxy-wasm filter"
+	case starts("gcore:fastedge/") || imports("gcore:fastedge/", ""):
+		platform = "a FastEdge app"
+	case imports("env", "hostcall_"):
+		platform = "a Terrarium guest"
+	case starts("_start") && imports(wasi.Module, ""):
+		platform = "a WASI program that imports nothing of an edge platform"
+	default:
+		return ErrUnknownABI
+	}
+	return fmt.Errorf("this is %s, which is not supported yet: %w", platform, ErrUnknownABI)
 }
 
 // Name is what logs call the program.
@@ -149,51 +348,47 @@ func (p *Program) Service() any { return p.opts.Service }
 // Module is what the guest imports and exports.
 func (p *Program) Module() *Module { return &p.module }
 
-// Close ends the program: requests under way are broken off.
-func (p *Program) Close() error { return p.compiled.Close(context.Background()) }
+// Limits are those that hold, defaults filled in.
+func (p *Program) Limits() Limits { return p.opts.Limits }
+
+// Close ends the program: requests under way are broken off, and Close waits for
+// their sandboxes.
+func (p *Program) Close() error {
+	if !p.pool.close() {
+		return nil
+	}
+	p.runtime.mu.Lock()
+	delete(p.runtime.programs, p)
+	p.runtime.mu.Unlock()
+	p.first.close()
+	return p.compiled.Close(context.Background())
+}
 
 // Serve has a guest decide about a request. It returns with the decision, while
-// the guest may go on; ctx is that of the whole exchange, until the answer's body
-// is closed. The error of a guest that ended without a decision is a *Fault, or
-// ErrUndecided if it just ended.
+// the guest may go on. If ctx ends before that, nobody will get the answer and the
+// guest is ended, unless it has had other requests; afterwards ctx does not matter.
+// The error of a guest that ended without a decision is a *Fault, or ErrUndecided if
+// it just ended.
 func (p *Program) Serve(ctx context.Context, x *Exchange) (Outcome, error) {
-	ended := make(chan error, 1)
-	go func() { ended <- p.run(ctx, x) }()
+	x.arrived, x.ended = time.Now(), make(chan struct{})
+	if err := p.pool.assign(x); err != nil {
+		return Outcome{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { x.abandon(context.Cause(ctx)) })
+	defer stop()
 	select {
 	case <-x.decided:
 		return x.outcome, nil
-	case err := <-ended:
+	case <-x.ended:
 		if x.Decided() {
 			return x.outcome, nil
 		}
-		if err == nil {
-			err = ErrUndecided
-		}
-		return Outcome{}, err
+		return Outcome{}, x.err
 	}
 }
 
 // ErrUndecided: the guest ended well and said nothing.
 var ErrUndecided = errors.New("guest: ended without an answer")
 
-// run runs one sandbox to its end.
-func (p *Program) run(ctx context.Context, x *Exchange) error {
-	s := &Sandbox{Program: p, Log: p.log, first: x, started: time.Now()}
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	defer s.cancel(nil)
-	s.ctx = context.WithValue(s.ctx, sandboxKey{}, s)
-	s.instance = p.abi.abi.Open(s)
-	defer s.instance.Close()
-	config := s.instance.Configure(wazero.NewModuleConfig().WithName("").WithStartFunctions())
-	module, err := p.abi.runtime.InstantiateModule(s.ctx, p.compiled, config)
-	if err == nil {
-		defer module.Close(context.Background())
-		s.module = module
-		err = s.instance.Run(s.ctx, module)
-	}
-	if fault := classify(s.ctx, err); fault != nil {
-		p.log.Error("guest failed", "reason", fault.Kind, "error", fault)
-		return fault
-	}
-	return nil
-}
+// errClosed is what ends sandboxes of a program that is closed.
+var errClosed = errors.New("the program has been closed")

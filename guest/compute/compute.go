@@ -23,7 +23,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/gripway/gripway/guest"
 	"github.com/gripway/gripway/guest/store"
@@ -105,9 +104,6 @@ func abiInit(c *call) status {
 
 // Define is ABI.Define.
 func (ABI) Define(ctx context.Context, runtime wazero.Runtime) error {
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, runtime); err != nil {
-		return err
-	}
 	env := runtime.NewHostModuleBuilder("env")
 	for _, m := range abi {
 		builder := runtime.NewHostModuleBuilder(m.name)
@@ -118,8 +114,9 @@ func (ABI) Define(ctx context.Context, runtime wazero.Runtime) error {
 			}
 			params := lowered(f.params)
 			function := func(ctx context.Context, module api.Module, stack []uint64) {
-				c := &guest.FromContext(ctx).Instance().(*sandbox).call
-				c.ctx, c.memory, c.stack = ctx, module.Memory(), stack
+				b := guest.FromContext(ctx).Instance().(*sandbox)
+				c := &b.call
+				c.ctx, c.memory, c.stack = b.Context(), module.Memory(), stack
 				stack[0] = uint64(do(c))
 			}
 			results := []api.ValueType{api.ValueTypeI32}
@@ -183,12 +180,11 @@ func (ABI) Open(s *guest.Sandbox) guest.Instance {
 }
 
 // Configure is guest.Instance.Configure.
-func (b *sandbox) Configure(config wazero.ModuleConfig) wazero.ModuleConfig {
-	config = config.WithArgs("compute-app").WithSysWalltime().WithSysNanotime()
+func (b *sandbox) Configure(system *guest.System) {
+	system.Args = []string{"compute-app"}
 	for name, value := range b.service.Env {
-		config = config.WithEnv(name, value)
+		system.Env = append(system.Env, name+"="+value)
 	}
-	return config
 }
 
 // Run is guest.Instance.Run.

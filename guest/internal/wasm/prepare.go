@@ -78,6 +78,11 @@ func Prepare(b []byte, opts Options) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.Prepare(opts)
+}
+
+// Prepare is the function Prepare of a module that has been parsed, and is used up.
+func (m *Module) Prepare(opts Options) (*Prepared, error) {
 	p := &Prepared{}
 	for _, e := range m.Exports {
 		if strings.HasPrefix(e.Name, HostModule+":") {

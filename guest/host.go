@@ -1,0 +1,104 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+
+	"github.com/gripway/gripway/guest/internal/wasm"
+)
+
+// defineHost adds what prepared code calls.
+func defineHost(ctx context.Context, r wazero.Runtime) error {
+	i32 := []api.ValueType{api.ValueTypeI32}
+	_, err := r.NewHostModuleBuilder(wasm.HostModule).
+		NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+		FromContext(ctx).check()
+		stack[0] = wasm.Budget
+	}), nil, i32).Export(wasm.HostCheck).
+		NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+		FromContext(ctx).unknown(uint32(stack[0]))
+	}), i32, nil).Export(wasm.HostUnknown).
+		NewFunctionBuilder().WithGoFunction(api.GoFunc(park), nil, i32).Export(wasm.HostPark).
+		Instantiate(ctx)
+	return err
+}
+
+// unknown ends a guest that called what is not known here.
+func (s *Sandbox) unknown(n uint32) {
+	text := "an import that is not known here was called"
+	if list := s.Program.module.Unknown; uint64(n) < uint64(len(list)) {
+		text = fmt.Sprintf("the import %q %q was called, which is not known here", list[n].Module, list[n].Name)
+	}
+	panic(&Fault{Kind: FaultImport, Text: text})
+}
+
+// A guest that computes for long shares processors with others of its kind, all but
+// one of them: whatever comes in meanwhile finds one free. Turns are short enough
+// that even on one processor others get theirs.
+const (
+	crunchAfter = 20 * time.Millisecond // of computing without a wait
+	crunchTurn  = 10 * time.Millisecond
+	yieldEvery  = time.Millisecond
+)
+
+// crunchers are the turns of guests that compute for long.
+type crunchers struct {
+	turns   chan struct{} // one for each guest that may compute; never closed
+	waiting atomic.Int32
+}
+
+func (c *crunchers) init(n int) { c.turns = make(chan struct{}, n) }
+
+// check is called by guests that have used up their budget. It ends them at their
+// limits, and gives others their turn.
+func (s *Sandbox) check() {
+	if s.stopped.Load() {
+		panic(context.Cause(s.ctx)) // wazero unwinds the guest with it
+	}
+	now := time.Now()
+	cpu := s.ran + now.Sub(s.resumed)
+	if s.fresh.Swap(false) {
+		s.base = cpu
+	}
+	if max := s.Program.opts.Limits.CPU; cpu-s.base > max {
+		panic(&Fault{Kind: FaultCPU, Text: fmt.Sprintf("it ran for more than %v", max)})
+	}
+	if now.Sub(s.yielded) < yieldEvery {
+		return
+	}
+	c := &s.Program.runtime.crunch
+	switch {
+	case !s.crunching && now.Sub(s.resumed) > crunchAfter:
+		s.Wait(func() { s.takeTurn(c) })
+	case s.crunching && c.waiting.Load() > 0 && now.Sub(s.turn) > crunchTurn:
+		s.Wait(func() { s.takeTurn(c) })
+	default:
+		runtime.Gosched()
+	}
+	s.yielded = time.Now()
+}
+
+// takeTurn waits for a turn. Wait has given back the one there was.
+func (s *Sandbox) takeTurn(c *crunchers) {
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
+	select {
+	case c.turns <- struct{}{}:
+		s.crunching, s.turn = true, time.Now()
+	case <-s.ctx.Done():
+	}
+}
+
+// endTurn gives the turn back.
+func (s *Sandbox) endTurn() {
+	if s.crunching {
+		s.crunching = false
+		<-s.Program.runtime.crunch.turns
+	}
+}

@@ -33,6 +33,7 @@ import (
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/watch"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/gateway/zmq"
 	"github.com/gripway/gripway/grip"
@@ -127,15 +128,22 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	defer bus.Close()
 	watchBus(registry, bus)
 	intake, err := zmq.New(zmq.Options{
-		Bus: bus, Pull: c.ZMQPull, Sub: c.ZMQSub, SubConnect: c.ZMQSubConnect, Command: c.ZMQCommand, Metrics: registry, Log: log,
+		Bus: bus, Pull: c.ZMQPull, Sub: c.ZMQSub, SubConnect: c.ZMQSubConnect, Command: c.ZMQCommand, Mode: c.IPCMode(), Metrics: registry, Log: log,
 	})
 	if err != nil {
 		return err
 	}
 
+	watched, err := newWatching(c, bus, registry, log)
+	if err != nil {
+		return err
+	}
 	network := origin.NewNetwork(origin.NetworkOptions{Metrics: registry, Log: log})
 	options := gatewayOptions(c, intake.Bus(), registry, log)
 	options.Network = network
+	if watched != nil {
+		options.Watch = watched.watch
+	}
 	if options.LinkRules, err = newRules(c, config.Route{}); err != nil {
 		return err
 	}
@@ -207,15 +215,23 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 			return nil
 		},
 	})
-	if err := intake.Start(zmq.Actions{Recover: g.Recover}); err != nil {
+	if err := intake.Start(zmq.Actions{
+		Recover: g.Recover, Alive: g.Alive,
+		Refresh: func(id string) bool { return g.Refresh(gateway.Who{Connection: id}) > 0 },
+	}); err != nil {
 		return err
 	}
 	defer intake.Close()
+	stopWatched, err := watched.start(pushpin, log)
+	if err != nil {
+		return err
+	}
+	defer stopWatched()
 	servers := startServers(c, listeners, g, api, registry, log)
 	for _, line := range listeners.lines(bus) {
 		fmt.Println(line)
 	}
-	for _, endpoint := range intake.Endpoints() {
+	for _, endpoint := range append(intake.Endpoints(), watched.endpoints()...) {
 		fmt.Printf("listening for ZeroMQ on %s (%s)\n", endpoint.URL, endpoint.Socket)
 	}
 	fmt.Println("ready")
@@ -228,7 +244,117 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	case err = <-servers.failed:
 	}
 	stopWatching()
-	return errors.Join(err, drain(c, servers, g, api, log))
+	return errors.Join(err, drain(c, servers, g, api, watched, log))
+}
+
+// watching is who is told that clients come and go; nil if nobody is.
+type watching struct {
+	watch  *watch.Watch
+	stats  *watch.Stats // nil without zmq-stats, and so is pub
+	pub    *zmq.Pub
+	events []*watch.Events
+}
+
+func newWatching(c *config.Config, bus pubsub.Bus, registry *metrics.Registry, log *slog.Logger) (*watching, error) {
+	if c.ZMQStats == "" && len(c.Events) == 0 {
+		return nil, nil
+	}
+	w := &watching{}
+	var listeners []watch.Listener
+	node := c.Node
+	if node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "gripway"
+		}
+		node = fmt.Sprintf("%s_%d", host, os.Getpid())
+	}
+	if c.ZMQStats != "" {
+		pub, err := zmq.NewPub(zmq.PubOptions{Endpoint: c.ZMQStats, Mode: c.IPCMode(), Metrics: registry, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		asJSON := c.ZMQStatsFormat == "json"
+		linger := c.SubscriptionLinger
+		w.pub = pub
+		w.stats = watch.NewStats(watch.StatsOptions{
+			Send: func(kind string, value map[string]any) {
+				if pub.Heard() {
+					pub.Send(zmq.AppendMessage(nil, kind, value, asJSON))
+				}
+			},
+			Heard: pub.Heard, From: node, Connections: c.ZMQStatsConnections, ConnectionTTL: c.ZMQStatsConnectionTTL,
+			SubscriptionTTL: c.ZMQStatsSubscriptionTTL, ReportEvery: c.ZMQStatsReportInterval, Linger: linger,
+		})
+		listeners = append(listeners, w.stats)
+	}
+	rules, err := newRules(c, config.Route{})
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range c.Events {
+		options := watch.EventsOptions{
+			Name: cmp.Or(line.Name, line.Channel, line.URL.String()), Node: node, Channel: line.Channel, Publish: bus.Publish,
+			URL: line.URL.Reveal(), Sign: rules.Signer, Kinds: line.Types, Routes: line.Routes, Metrics: registry, Log: log,
+		}
+		for _, kind := range line.Kinds {
+			format, _ := watch.ParseFormat(kind) // Parse has read it
+			options.Formats = append(options.Formats, format)
+		}
+		events := watch.NewEvents(options)
+		w.events = append(w.events, events)
+		listeners = append(listeners, events)
+	}
+	w.watch = watch.New(listeners...)
+	return w, nil
+}
+
+// start opens what there is to open; stop ends it.
+func (w *watching) start(pushpin *pushpin, log *slog.Logger) (stop func(), err error) {
+	if w == nil {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	if w.pub != nil {
+		if err := w.pub.Start(); err != nil {
+			// The file that comes with Pushpin asks for them, below a folder that may not
+			// be there: nobody who came to publish is to be turned away for that.
+			if pushpin == nil {
+				cancel()
+				return nil, err
+			}
+			log.Warn("there are no statistics over ZeroMQ", "error", err)
+		}
+		running.Go(func() { w.stats.Run(ctx) })
+	}
+	for _, events := range w.events {
+		running.Go(func() { events.Run(ctx) })
+	}
+	return func() {
+		cancel()
+		if w.pub != nil {
+			w.pub.Close()
+		}
+		running.Wait()
+	}, nil
+}
+
+func (w *watching) endpoints() []zmq.Endpoint {
+	if w == nil || w.pub == nil {
+		return nil
+	}
+	return w.pub.Endpoints()
+}
+
+// flush waits until all that has happened is told, or ctx ends.
+func (w *watching) flush(ctx context.Context) {
+	if w == nil {
+		return
+	}
+	for _, events := range w.events {
+		events.Flush(ctx)
+	}
 }
 
 // newLog returns the logger that the settings ask for.
@@ -645,7 +771,7 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, registry 
 
 // drain ends what runs: clients stop coming, those that are held are told,
 // requests in progress end, and publishers may go on until then.
-func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Control, log *slog.Logger) error {
+func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Control, watched *watching, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
 	defer cancel()
 	log.Info("draining", "held", g.Held(), "timeout", c.DrainTimeout)
@@ -667,6 +793,7 @@ func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Contro
 		log.Warn("clients had to be dropped", "error", err)
 	}
 	wg.Wait()
+	watched.flush(ctx)
 	// Last, since an origin may publish that a client has left.
 	api.Close()
 	if s.control != nil {

@@ -11,7 +11,8 @@
 //	     └──► metrics
 //
 // Below these rooms stand grip, wsoverhttp, pubsub and guest, which know nothing of
-// them. Rooms next door, which only main enters: config, control, demo, outbound.
+// them. Rooms next door, which only main enters: config, control, demo, outbound,
+// watch, zmq.
 //
 // # Words
 //
@@ -39,6 +40,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -99,9 +101,17 @@ type Options struct {
 
 	// History says which channels keep their latest items; see hub.Options.
 	History func(channel string) *hub.History
+	// Watch is told who comes and goes. Nil is nobody, and costs nothing.
+	Watch Watcher
 
 	Metrics *metrics.Registry
 	Log     *slog.Logger
+}
+
+// Watcher is told who is held, and of requests to a route with an id.
+type Watcher interface {
+	hub.Watcher
+	Requested(route string)
 }
 
 // Gateway is an http.Handler for clients.
@@ -159,7 +169,7 @@ func New(opts Options) (*Gateway, error) {
 	g.tunnels = newTunnels(m.Gauge("tunnels", "WebSockets that guests handed off to backends that speak it: bytes are passed through."))
 	g.hub = hub.New(hub.Options{
 		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
-		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, History: opts.History, Metrics: m, Log: opts.Log,
+		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, History: opts.History, Watch: watcher(opts.Watch), Metrics: m, Log: opts.Log,
 	})
 	g.holds = hold.NewKeeper(hold.Options{
 		Hub: g.hub, Group: group, Subscriptions: opts.Subscriptions, TimeoutMin: opts.TimeoutMin, Metrics: m, Log: opts.Log,
@@ -173,6 +183,26 @@ func New(opts Options) (*Gateway, error) {
 	})
 	g.SetRoutes(nil)
 	return g, nil
+}
+
+// watcher is a Watcher as the hub knows it: a nil one is nil there, too.
+func watcher(w Watcher) hub.Watcher {
+	if w == nil {
+		return nil
+	}
+	return w
+}
+
+// about is what a watcher is told of a client; nil without one.
+func (g *Gateway) about(r *http.Request, route *Route) *hub.About {
+	if g.opts.Watch == nil {
+		return nil
+	}
+	client, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		client = r.RemoteAddr
+	}
+	return &hub.About{Route: route.id(), Client: client, TLS: g.isTLS(r)}
 }
 
 // SetRoutes replaces all routes, which belong to the gateway from now on.
@@ -229,6 +259,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := g.route(r, upgrade)
+	if g.opts.Watch != nil {
+		g.opts.Watch.Requested(route.id())
+	}
 	if route != nil && route.SockJS != "" && g.serveSockJS(w, r, route) {
 		return
 	}

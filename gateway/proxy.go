@@ -118,6 +118,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, route *Route, r
 	}
 	held := hold.Call{
 		W: w, R: r, Answer: *answer, Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
+		About: g.about(r, route),
 		Debug: route.Debug, URI: requestURI(r, g.isTLS(r)),
 	}
 	if client != nil {

@@ -101,6 +101,14 @@ func (r *Route) now() *Route {
 	return r
 }
 
+// id is ID, also of no route.
+func (r *Route) id() string {
+	if r == nil {
+		return ""
+	}
+	return r.ID
+}
+
 // name is what logs call the route.
 func (r *Route) name() string {
 	if r.ID != "" {

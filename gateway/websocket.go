@@ -39,6 +39,7 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *
 	}
 	call := socket.Call{
 		W: w, R: r, ID: uuid.NewString(), Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
+		About: g.about(r, route),
 		Asker: route.asker, Client: g.askingClient(r),
 		Failed: func(err error) { g.originFailed(w, r, route, err) },
 		Reject: func(status int, header http.Header, body []byte) {

@@ -552,7 +552,7 @@ func list[E any](pending []harness.Seen[E]) string {
 	return b.String()
 }
 
-// expect ORIGIN saw METHOD TARGET ['Name: value'] ['!Name'] [body C] [events E…] [signed KEY ISS] [trailer 'Name: value']
+// expect ORIGIN saw METHOD TARGET ['Name: value'] ['!Name'] [body C] [events E…] [signed KEY ISS] [trailer 'Name: value'] [keep VARIABLE HEADER]
 // expect ORIGIN none METHOD TARGET
 // expect ORIGIN silent D
 func (s *script) expectOrigin(w *words, o *harness.Origin) error {
@@ -617,6 +617,14 @@ func (s *script) checkRequest(w *words, word string, request harness.Request) er
 		return compare(w, word, "body", request.Body)
 	case word == "trailer":
 		return checkHeader(w.next("the trailer"), request.Trailer)
+	case word == "keep":
+		variable, name := w.next("the variable"), w.next("the header")
+		values := request.Header.Values(name)
+		if len(values) != 1 {
+			return fmt.Errorf("%s: got %d lines %q, want one to keep", name, len(values), values)
+		}
+		w.ts.Setenv(variable, values[0])
+		return nil
 	case isHeader.MatchString(word) || isNoHeader.MatchString(word):
 		return checkHeader(word, request.Header)
 	}

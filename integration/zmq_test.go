@@ -41,7 +41,7 @@ func (s *script) zmqExpect(w *words, neg bool) error {
 	if w.skip("silent") {
 		return silent(&z.Seen, w.duration("how long"))
 	}
-	has, until := w.skip("has"), w.skip("until")
+	until, has := w.skip("until"), w.skip("has")
 	want := w.parts()
 	fits := func(got [][]byte) bool {
 		if !has {

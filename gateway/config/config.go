@@ -65,7 +65,18 @@ type Config struct {
 	ZMQPull       []string `name:"zmq-pull" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Take items in here with a PULL socket, like tcp://127.0.0.1:5560 or ipc:///run/pull. No ZeroMQ socket asks for a password."`
 	ZMQSub        []string `name:"zmq-sub" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Let publishers connect to a SUB socket here; each channel is subscribed while this node has a client for it."`
 	ZMQSubConnect []string `name:"zmq-sub-connect" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Connect a SUB socket to a publisher there. With several nodes, all of them have to be connected."`
-	ZMQCommand    string   `name:"zmq-command" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Answer commands here with a REP socket: publish, recover, refresh, get-zmq-uris."`
+	ZMQCommand    string   `name:"zmq-command" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Answer commands here with a REP socket: publish, recover, refresh, conncheck, get-zmq-uris."`
+
+	ZMQStats                string        `name:"zmq-stats" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Tell who is held and who follows what here with a PUB socket, in Pushpin's way."`
+	ZMQStatsFormat          string        `name:"zmq-stats-format" kind:"choice" oneof:"tnetstring|json" def:"tnetstring" placeholder:"FORMAT" group:"zmq" help:"How zmq-stats tells: tnetstring or json."`
+	ZMQStatsConnections     bool          `name:"zmq-stats-connections" kind:"bool" def:"true" negatable:"" group:"zmq" help:"Let zmq-stats tell of each connection."`
+	ZMQStatsConnectionTTL   time.Duration `name:"zmq-stats-connection-ttl" kind:"duration" def:"120s" placeholder:"DURATION" group:"zmq" help:"How long a connection counts as there since it was told of; before, it is told again."`
+	ZMQStatsSubscriptionTTL time.Duration `name:"zmq-stats-subscription-ttl" kind:"duration" def:"60s" placeholder:"DURATION" group:"zmq" help:"The same for a channel that is followed."`
+	ZMQStatsReportInterval  time.Duration `name:"zmq-stats-report-interval" kind:"duration" def:"10s" placeholder:"DURATION" group:"zmq" help:"How often zmq-stats tells what all added up to."`
+	ZMQIPCMode              string        `name:"zmq-ipc-mode" kind:"mode" placeholder:"MODE" group:"zmq" help:"Permissions of the files of ipc:// endpoints, in octal."`
+
+	Events []Events `name:"events" kind:"events" placeholder:"LINE" group:"events" help:"Tell a channel or a URL who comes and goes, like 'channel=events' or 'url=http://localhost:8000/events,type=disconnect'; in gripway.toml, tables [[events]] (see Who comes and goes)."`
+	Node   string   `name:"node" kind:"text" placeholder:"NAME" group:"events" help:"What this node is called in events and statistics. Without it: the host's name and the process' number."`
 
 	LogLevel  string `name:"log-level" kind:"choice" oneof:"debug|info|warn|error" def:"info" placeholder:"LEVEL" group:"log" help:"What to log: debug, info, warn or error, and all that is worse."`
 	LogFormat string `name:"log-format" kind:"choice" oneof:"text|json" def:"text" placeholder:"FORMAT" group:"log" help:"How to log: text or json, a line each."`
@@ -91,5 +102,6 @@ var groups = []struct{ key, title string }{
 	{"limit", "Limits"},
 	{"nats", "Between nodes"},
 	{"zmq", "ZeroMQ"},
+	{"events", "Who comes and goes"},
 	{"log", "Log"},
 }

@@ -105,6 +105,10 @@ func sample(t *testing.T, field reflect.StructField) (text, toml string) {
 		return quoted("other")
 	case "history":
 		return quoted("news.*,items=3")
+	case "mode":
+		return quoted("660")
+	case "events":
+		return quoted("presence,url=http://back/events,type=connect,kind=stream,route=a")
 	case "zmq":
 		return quoted("tcp://127.0.0.1:5560")
 	case "nats":
@@ -158,6 +162,9 @@ func TestEverySettingIsAFlagAVariableAndAKey(t *testing.T) {
 				histories, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.History)
 				if histories != nil {
 					return histories[0].Line
+				}
+				if events, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Events); events != nil {
+					return fmt.Sprint(events[0].URL.Reveal(), events[0].Types, events[0].Kinds, events[0].Routes)
 				}
 				return reflect.ValueOf(c.Config).FieldByName(field.Name).Interface()
 			}
@@ -310,7 +317,7 @@ holds-max = 3
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
-		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]] and [[history]]; all other keys stand before them`,
+		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]] and [[events]]; all other keys stand before them`,
 		at(4)+`: unknown key "lissten"; did you mean listen?`,
 		at(8)+`: sig-iss: want one value, not a list`,
 		at(15)+`: unknown key "max-things"`,

@@ -77,6 +77,17 @@
 //	kv_stores.NAME = { backend = "jetstream", bucket = "NAME" }     # shared by all nodes
 //	geolocation = { format = "maxmind", file = "GeoLite2-City.mmdb" } # or a list of files
 //
+// # Events
+//
+// Who is told that clients come and go is a table as well, or a line of the same
+// options.
+//
+//	[[events]]
+//	url = "http://localhost:8000/events"  # or channel = "events"
+//	type = ["connect", "disconnect"]      # absent: all
+//	kind = "websocket"                    # websocket, stream, response; absent: all
+//	route = "chat"                        # ids of routes; absent: all
+//
 // # Looks wrong, is not
 //
 //   - Validate is not called Validate() error: that would make the command line

@@ -104,7 +104,7 @@ func unknownKey(key string) string {
 	return fmt.Sprintf("unknown key %q%s", key, didYouMean(key, names))
 }
 
-// parseTOML reads the fields at the root. Tables [[route]], [[publisher]] and [[history]]
+// parseTOML reads the fields at the root. Tables [[route]], [[publisher]], [[history]] and [[events]]
 // come as fields called so; every other table is a problem.
 func parseTOML(path string, data []byte) ([]field, Problems) {
 	// The decoder proper first: it refuses all that is not TOML, keys said
@@ -142,7 +142,7 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		key, line := dotted(e.Key(), &lines)
 		current = &value{kind: unstable.InlineTable, line: line}
 		switch {
-		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher" || key == "history"):
+		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher" || key == "history" || key == "events"):
 			if tables[key] == nil {
 				tables[key] = &value{kind: unstable.Array, line: line}
 				top.fields = append(top.fields, field{key, line, tables[key]})
@@ -151,11 +151,11 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		case e.Kind == unstable.ArrayTable && key == "route.target" && tables["route"] != nil:
 			route := tables["route"].items[len(tables["route"].items)-1]
 			route.fields = append(route.fields, field{"target", line, current})
-		case key == "route" || key == "route.target" || key == "publisher" || key == "history":
+		case key == "route" || key == "route.target" || key == "publisher" || key == "history" || key == "events":
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line), What: fmt.Sprintf("want [[%s]], in double brackets", key)})
 		default:
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line),
-				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]] and [[history]]; all other keys stand before them", key)})
+				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]] and [[events]]; all other keys stand before them", key)})
 		}
 	}
 	return top.fields, problems

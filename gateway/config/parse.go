@@ -374,10 +374,17 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 	}
 }
 
-// setLine reads a route, a publisher or a history.
+// setLine reads what may be a table: a route, a publisher, a history, or who is
+// told events.
 func (c *Config) setLine(s *setting, g given, v *value) {
 	var wrong []error
 	switch s.kind {
+	case "events":
+		var events Events
+		if events, wrong = readEvents(v); len(wrong) == 0 {
+			events.Where = g.where(s, v.line)
+			c.Events = append(c.Events, events)
+		}
 	case "publisher":
 		var publisher Publisher
 		if publisher, wrong = readPublisher(v, g.folder()); len(wrong) == 0 {
@@ -418,7 +425,7 @@ func (s *setting) show(text string) string {
 		return Secret(text).String()
 	case "nats", "peer":
 		return URL(text).String()
-	case "route", "publisher", "history":
+	case "route", "publisher", "history", "events":
 		sections, err := parseLine(text)
 		if err != nil {
 			return "" // what is secret in it cannot be told

@@ -116,6 +116,12 @@ var pushpinSettings = map[string]pushpinSetting{
 	"handler/message_wait":                 {key: "message-wait", unit: "ms"},
 	"handler/id_cache_ttl":                 {key: "id-ttl", unit: "s"},
 	"handler/update_on_first_subscription": {key: "update-on-first-subscription"},
+	"handler/stats_format":                 {key: "zmq-stats-format"},
+	"handler/stats_report_interval":        {key: "zmq-stats-report-interval", unit: "s"},
+	"handler/stats_subscription_ttl":       {key: "zmq-stats-subscription-ttl", unit: "s"},
+	"handler/ipc_file_mode":                {key: "zmq-ipc-mode"},
+	"global/stats_connection_ttl":          {key: "zmq-stats-connection-ttl", unit: "s"},
+	"global/stats_connection_send":         {key: "zmq-stats-connections"},
 }
 
 // pushpinDefaults are Pushpin's, where they differ from ours.
@@ -132,21 +138,20 @@ const pushpinRead = " global/include global/libdir global/port_offset" +
 	" runner/http_port runner/https_ports runner/log_level" +
 	" proxy/prometheus_port proxy/prometheus_prefix handler/prometheus_port handler/prometheus_prefix" +
 	" handler/push_in_http_addr handler/push_in_http_port handler/push_in_http_max_headers_size" +
-	" handler/push_in_spec handler/push_in_sub_spec handler/push_in_sub_specs handler/push_in_sub_connect handler/command_spec "
+	" handler/push_in_spec handler/push_in_sub_spec handler/push_in_sub_specs handler/push_in_sub_connect handler/command_spec handler/stats_spec "
 
 // Keys that lose nothing by being ignored: this is one process, its log goes to
 // one place, and its deliveries are not slowed down.
 const pushpinNeedless = " global/rundir global/ipc_prefix runner/rundir runner/services runner/logdir" +
 	" runner/condure_bin runner/connmgr_bin runner/mongrel2_bin runner/m2sh_bin runner/zurl_bin" +
 	" proxy/workers proxy/updates_check proxy/organization_name proxy/ipc_file_mode" +
-	" handler/ipc_file_mode handler/message_rate handler/message_hwm "
+	" handler/message_rate handler/message_hwm "
 
 // Keys of what is not there yet.
-const pushpinMissing = " global/stats_connection_ttl global/stats_connection_send runner/local_ports" +
+const pushpinMissing = " runner/local_ports" +
 	" proxy/max_open_requests proxy/orig_headers_need_mark proxy/log_from proxy/log_user_agent" +
 	" proxy/stats_connections_max_ttl proxy/stats_report_interval proxy/stats_spec" +
-	" handler/stats_spec handler/state_spec handler/stats_subscription_ttl" +
-	" handler/stats_report_interval handler/stats_format" +
+	" handler/state_spec" +
 	" handler/message_block_size handler/share_all "
 
 // among tells whether key is one of the words of list.
@@ -400,7 +405,7 @@ func (p *PushpinCommand) mapZMQ(r *pushpinReader, offset int) {
 		sub = "zmq-sub-connect"
 	}
 	for _, s := range []struct{ name, key string }{
-		{"push_in_spec", "zmq-pull"}, {"push_in_sub_spec", sub}, {"push_in_sub_specs", sub}, {"command_spec", "zmq-command"},
+		{"push_in_spec", "zmq-pull"}, {"push_in_sub_spec", sub}, {"push_in_sub_specs", sub}, {"command_spec", "zmq-command"}, {"stats_spec", "zmq-stats"},
 	} {
 		v := r.values["handler/"+s.name]
 		if v.text == "" {

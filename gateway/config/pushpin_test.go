@@ -292,11 +292,11 @@ no_such_key=1
 message_rate=1
 sockjs_url=
 [handler]
-stats_format=json
+state_spec=json
 message_hwm=25000
 `)
 	want := filepath.Join(dir, "pushpin.conf") + ": unknown keys: proxy/no_such_key, proxy/message_rate (did you mean handler/message_rate?); " +
-		"not supported yet: stats_format; without meaning here: rundir, message_hwm"
+		"not supported yet: state_spec; without meaning here: rundir, message_hwm"
 	if got := p.Warnings().Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

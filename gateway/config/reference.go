@@ -45,6 +45,8 @@ func (s *setting) word() string {
 		word = "URL"
 	case "zmq":
 		word = "endpoint"
+	case "mode":
+		word = "octal"
 	case "bytes":
 		word = "size"
 	case "token":

@@ -284,7 +284,7 @@ func (o option) shown(reveal bool) string {
 	switch o.name {
 	case "sig_key", "token", "jwt-key", "password":
 		return Secret(o.value).String()
-	case "jwks":
+	case "jwks", "url":
 		if strings.Contains(o.value, "://") {
 			return URL(o.value).String()
 		}

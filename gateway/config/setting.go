@@ -73,7 +73,7 @@ func (s *setting) split(text string, fromEnv bool) []string {
 
 // isLine tells whether a value is a line with options, or a table.
 func (s *setting) isLine() bool {
-	return s.kind == "route" || s.kind == "publisher" || s.kind == "history"
+	return s.kind == "route" || s.kind == "publisher" || s.kind == "history" || s.kind == "events"
 }
 
 // splitOutsideQuotes cuts text at any of the separators, except within "…",
@@ -146,6 +146,9 @@ func (s *setting) decode(text string) (any, error) {
 		return decodePeer(text)
 	case "zmq":
 		return text, checkEndpoint(text)
+	case "mode":
+		_, err := decodeMode(text)
+		return text, err
 	case "forwarded":
 		return text, checkForwarded(text)
 	}
@@ -167,6 +170,18 @@ func (s *setting) within(n int, err error, read func(string) (int, error)) error
 		}
 	}
 	return nil
+}
+
+// decodeMode reads the permissions of a file; "" are none.
+func decodeMode(text string) (uint32, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || n == 0 || n > 0o777 {
+		return 0, fmt.Errorf("want permissions in octal, like 660")
+	}
+	return uint32(n), nil
 }
 
 func decodeBool(text string) (bool, error) {

@@ -228,6 +228,7 @@ func (c *Config) zmqBound() []zmqPort {
 	add("zmq-pull", c.ZMQPull...)
 	add("zmq-sub", c.ZMQSub...)
 	add("zmq-command", c.ZMQCommand)
+	add("zmq-stats", c.ZMQStats)
 	return all
 }
 

@@ -195,6 +195,10 @@ type Call struct {
 	Prefix   string
 	Channels []string
 
+	// About is what a watcher is told of the client; the Keeper adds id and format. Nil
+	// where there is no watcher.
+	About *hub.About
+
 	// Debug tells the client why a stream ends that its origin asked for wrongly.
 	Debug bool
 
@@ -359,7 +363,8 @@ func (k *Keeper) remove(h held, mode string, reason Reason) {
 	added := p.added
 	p.added = false
 	k.users.Set(h, "")
-	if k.held[p.id] == h {
+	last := k.held[p.id] == h // and not a stream that a long poll has become
+	if last {
 		delete(k.held, p.id)
 	}
 	if added && k.draining && len(k.held) == 0 {
@@ -369,6 +374,18 @@ func (k *Keeper) remove(h held, mode string, reason Reason) {
 	if added {
 		k.open[mode].Dec()
 		k.ended[string(reason)].Inc()
+		if watcher := k.opts.Hub.Watcher(); watcher != nil && last {
+			watcher.Left(p.ID(), string(reason))
+		}
+	}
+}
+
+// came tells a watcher of a hold that has been added.
+func (k *Keeper) came(h held, about *hub.About) {
+	if about != nil {
+		client := *about
+		client.ID, client.Format = h.ID(), h.Format()
+		k.opts.Hub.Watcher().Came(client)
 	}
 }
 

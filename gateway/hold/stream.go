@@ -122,6 +122,7 @@ func (s *stream) begin(call *Call, first []byte) {
 		s.end(ReasonShutdown)
 		return
 	}
+	k.came(s, call.About)
 	err := k.follow(&s.sub, k.channels(call, instruction))
 	s.conn.Start(first)
 	if err != nil {

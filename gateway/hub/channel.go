@@ -217,6 +217,9 @@ func (ch *channel) Receive(data []byte, more bool) {
 		ch.hub.log.Warn("item refused", "channel", ch.name, "error", err)
 		return
 	}
+	if ch.hub.opts.Watch != nil {
+		ch.hub.opts.Watch.Received(ch.name, item)
+	}
 	pub := &Publication{Item: item, frame: ch.hub.opts.Frame}
 	q := ch.seq.Load()
 	if q == nil && sequenced(item) {

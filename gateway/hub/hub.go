@@ -84,6 +84,9 @@ type Options struct {
 	// QueueLen bounds the publications waiting for one shard. Zero means 16384.
 	QueueLen int
 
+	// Watch is told who follows what. Nil is nobody.
+	Watch Watcher
+
 	// Metrics counts; nil does not.
 	Metrics *metrics.Registry
 
@@ -324,6 +327,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 	m.list = append(m.list, s)
 	s.shard.mu.Unlock()
 	h.subscriptions.Inc()
+	h.followed(s, name)
 	return nil
 }
 
@@ -385,6 +389,7 @@ func (s *Subscriber) Unsubscribe(name string) {
 	s.subs = s.subs[:last]
 	s.shard.mu.Unlock()
 	s.shard.hub.subscriptions.Dec()
+	s.shard.hub.unfollowed(s, name)
 	s.shard.hub.release(sub.ch, s.lingers)
 }
 
@@ -401,6 +406,7 @@ func (s *Subscriber) Leave() {
 	s.shard.mu.Unlock()
 	for _, sub := range subs {
 		s.shard.hub.subscriptions.Dec()
+		s.shard.hub.unfollowed(s, sub.ch.name)
 		s.shard.hub.release(sub.ch, s.lingers)
 	}
 }

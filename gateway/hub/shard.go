@@ -126,7 +126,7 @@ func (s *shard) gather(batch []delivery) int {
 		return 1
 	}
 	s.now.pubs = append(s.now.pubs, first.pub)
-	if first.pub.special() {
+	if first.pub.special() || s.hub.opts.Watch != nil && s.hub.opts.Watch.Counts() {
 		return 1
 	}
 	size := first.pub.size()
@@ -169,6 +169,9 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 	for f, n := range taken {
 		if n > 0 {
 			s.hub.delivered[Format(f).String()].Add(float64(n))
+			if s.hub.opts.Watch != nil {
+				s.hub.opts.Watch.Delivered(ch.name, s.now.pubs[0].Item, Format(f), n)
+			}
 		}
 	}
 

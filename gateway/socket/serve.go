@@ -38,6 +38,10 @@ type Call struct {
 	Asker  Asker
 	Client string
 
+	// About is what a watcher is told of the client; the Keeper adds id and format. Nil
+	// where there is no watcher.
+	About *hub.About
+
 	// Failed answers a client whose origin could not be asked or answered wrong.
 	Failed func(err error)
 
@@ -123,6 +127,11 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 		s.originDone = true // whoever called tells the origin
 		s.conn.Abort()
 		return errors.New("the gateway is shutting down")
+	}
+	if call.About != nil {
+		client := *call.About
+		client.ID, client.Format = s.id, hub.FormatMessage
+		k.opts.Hub.Watcher().Came(client)
 	}
 	for _, name := range call.Channels {
 		s.implicit = append(s.implicit, name)

@@ -202,6 +202,9 @@ func (s *session) readMessage(raw []byte, payload int) bool {
 		s.closeWith(ReasonProtocol, refusal)
 	default:
 		s.keeper.received.Inc()
+		if watcher := s.keeper.opts.Hub.Watcher(); watcher != nil {
+			watcher.Spoke(s.id)
+		}
 		event := wsoverhttp.Event{Type: wsoverhttp.Binary, Content: content}
 		if text {
 			event.Type = wsoverhttp.Text

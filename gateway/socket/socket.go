@@ -203,6 +203,9 @@ func (k *Keeper) left(s *session, reason Reason) {
 	if k.sessions[s.id] == s {
 		k.open.Dec()
 		k.closed[string(reason)].Inc()
+		if watcher := k.opts.Hub.Watcher(); watcher != nil {
+			watcher.Left(s.id, string(reason))
+		}
 	}
 }
 

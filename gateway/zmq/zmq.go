@@ -109,6 +109,10 @@ type Options struct {
 	SubConnect []string // endpoints to connect SUB to, for as long as it takes
 	Command    string   // endpoint to bind REP to; "" for none
 
+	// Mode is the permissions of the files of ipc endpoints that are bound. Zero
+	// leaves what the process' umask gives them.
+	Mode uint32
+
 	// MessageBytes is how long a message may be, all parts together. Zero means
 	// 4 MiB.
 	MessageBytes int
@@ -214,7 +218,7 @@ func (in *Intake) Start(actions Actions) error {
 		endpoints []string
 	}{{in.pull(), in.options.Pull}, {in.sub(), in.options.Sub}, {in.rep(), in.command()}} {
 		for _, endpoint := range s.endpoints {
-			l, url, err := bind(endpoint)
+			l, url, err := bind(endpoint, in.options.Mode)
 			if err != nil {
 				for _, l := range listeners {
 					l.Close()
@@ -471,7 +475,7 @@ func address(endpoint string) (network, addr string, err error) {
 
 // bind listens at an endpoint and returns its URL. A file that a dead process left
 // is replaced, as ZeroMQ does; one that somebody listens at is not.
-func bind(endpoint string) (net.Listener, string, error) {
+func bind(endpoint string, mode uint32) (net.Listener, string, error) {
 	network, addr, err := address(endpoint)
 	if err != nil {
 		return nil, "", err
@@ -490,6 +494,12 @@ func bind(endpoint string) (net.Listener, string, error) {
 		return nil, "", fmt.Errorf("%q: %w", endpoint, err)
 	}
 	if network == "unix" {
+		if mode != 0 {
+			if err := os.Chmod(addr, os.FileMode(mode)); err != nil {
+				l.Close()
+				return nil, "", fmt.Errorf("%q: %w", endpoint, err)
+			}
+		}
 		return l, endpoint, nil
 	}
 	return l, "tcp://" + l.Addr().String(), nil
@@ -528,7 +538,7 @@ func newStats(m *metrics.Registry) stats {
 		items: m.Counters("zmq_items_total", "Items taken in over ZeroMQ, by socket.", "socket", typePull, typeSub, typeRep),
 		refused: m.Counters("zmq_refused_total", "Messages over ZeroMQ that were skipped, by reason.", "reason",
 			refusedParts, refusedTooLarge, refusedInvalid, refusedByBus),
-		connections: m.Gauges("zmq_connections", "ZeroMQ connections, by socket.", "socket", typePull, typeSub, typeRep),
+		connections: m.Gauges("zmq_connections", "ZeroMQ connections, by socket.", "socket", typePull, typeSub, typeRep, typePub),
 		cut: m.Counters("zmq_connections_cut_total", "ZeroMQ connections that ended otherwise than by the peer's wish, by reason.", "reason",
 			cutProtocol, cutTimeout, cutBroken, cutFull, cutSlow),
 		unheard:  m.Counter("zmq_unheard_total", "Items that came to the SUB socket for a channel nobody follows: ZeroMQ matches by prefix."),

@@ -21,15 +21,18 @@ const peerReadyPath = "/harness-ready"
 
 // peerKeys are the flags of serve that the peer has a key for.
 var peerKeys = map[string]string{
-	"--sig-key":              "sig_key",
-	"--sig-iss":              "sig_iss",
-	"--upstream-key":         "upstream_key",
-	"--accept-pushpin-route": "accept_pushpin_route",
-	"--auto-cross-origin":    "auto_cross_origin",
-	"--debug":                "debug",
-	"--zmq-pull":             "push_in_spec",
-	"--zmq-sub":              "push_in_sub_specs",
-	"--zmq-command":          "command_spec",
+	"--sig-key":                   "sig_key",
+	"--sig-iss":                   "sig_iss",
+	"--upstream-key":              "upstream_key",
+	"--accept-pushpin-route":      "accept_pushpin_route",
+	"--auto-cross-origin":         "auto_cross_origin",
+	"--debug":                     "debug",
+	"--zmq-pull":                  "push_in_spec",
+	"--zmq-sub":                   "push_in_sub_specs",
+	"--zmq-command":               "command_spec",
+	"--zmq-stats":                 "stats_spec",
+	"--zmq-stats-format":          "stats_format",
+	"--zmq-stats-report-interval": "stats_report_interval",
 }
 
 // preparePeer writes a configuration of Pushpin that says what the flags say.
@@ -121,7 +124,9 @@ push_in_http_addr=127.0.0.1
 push_in_http_port=%[5]s
 push_in_http_max_headers_size=10000
 push_in_http_max_body_size=1000000
-stats_spec=ipc://%[1]s/stats
+stats_spec=%[15]s
+stats_format=%[16]s
+stats_report_interval=%[17]s
 command_spec=%[14]s
 message_rate=2500
 message_hwm=25000
@@ -132,7 +137,9 @@ subscription_linger=60
 `, dir, port, secure, routes, controlPort,
 		keys["sig_iss"], keys["sig_key"], keys["upstream_key"], keys["accept_pushpin_route"], keys["auto_cross_origin"], keys["debug"],
 		cmp.Or(keys["push_in_spec"], "ipc://"+dir+"/pull"), cmp.Or(keys["push_in_sub_specs"], "ipc://"+dir+"/sub"),
-		cmp.Or(keys["command_spec"], "ipc://"+dir+"/command"))
+		cmp.Or(keys["command_spec"], "ipc://"+dir+"/command"),
+		cmp.Or(keys["stats_spec"], "ipc://"+dir+"/stats"), cmp.Or(keys["stats_format"], "tnetstring"),
+		strings.TrimSuffix(cmp.Or(keys["stats_report_interval"], "10"), "s"))
 	path := filepath.Join(dir, "pushpin.conf")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err

@@ -76,11 +76,15 @@ func run(ctx context.Context, args, environ []string) int {
 	if err == nil {
 		switch c := command.(type) {
 		case *config.ServeCommand:
-			err = serve(ctx, &c.Config, nil, nil)
+			err = serve(ctx, &c.Config, role{})
 		case *config.DemoCommand:
-			err = serve(ctx, &c.Config, demo.New, nil)
+			err = serve(ctx, &c.Config, role{demo: demo.New})
+		case *config.GuestCommand:
+			err = serve(ctx, &c.Config, role{guest: c})
 		case *config.PushpinCommand:
 			err = servePushpin(ctx, c)
+		case *config.RunCommand:
+			return runGuest(ctx, c)
 		case *config.CheckCommand:
 			err = check(&c.Config)
 		case *config.PublishCommand:
@@ -111,8 +115,16 @@ func versionText() string {
 	return "(devel)"
 }
 
+// role is what a command adds to serve; the zero value is serve itself.
+type role struct {
+	demo    func(demo.Options) (*demo.Demo, error)
+	pushpin *pushpin
+	guest   *config.GuestCommand
+}
+
 // serve runs the gateway until ctx ends, and then until it has drained.
-func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*demo.Demo, error), pushpin *pushpin) error {
+func serve(ctx context.Context, c *config.Config, role role) error {
+	newDemo, pushpin := role.demo, role.pushpin
 	if problems := c.Validate(); len(problems) > 0 {
 		return problems
 	}
@@ -161,7 +173,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		defer publishers.Close()
 	}
 
-	listeners, err := listen(c)
+	listeners, err := listen(c, role.guest != nil && role.guest.QuietControl, log)
 	if err != nil {
 		return err
 	}
@@ -191,7 +203,19 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), api) }
 	}
 
-	routes := &routes{config: c, gateway: g, network: network, log: log}
+	programs := &guests{config: c, gateway: g, network: network, registry: registry, log: log, listeners: listeners.clientAddrs()}
+	if listeners.control != nil {
+		programs.control = listeners.control.Addr()
+	}
+	if role.guest != nil {
+		programs.proxyPort, programs.plainLogs = role.guest.ProxyPort, true
+	}
+	defer programs.close()
+	if err := programs.load(ctx); err != nil {
+		return err
+	}
+
+	routes := &routes{config: c, gateway: g, network: network, guests: programs, log: log}
 	if err := routes.load(); err != nil {
 		return err
 	}
@@ -199,6 +223,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	watching, stopWatching := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { routes.watch(watching) })
+	background.Go(func() { programs.watch(watching) })
 	defer background.Wait()
 	defer stopWatching()
 
@@ -215,6 +240,7 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 			return nil
 		},
 	})
+	programs.api = api
 	if err := intake.Start(zmq.Actions{
 		Recover: g.Recover, Alive: g.Alive,
 		Refresh: func(id string) bool { return g.Refresh(gateway.Who{Connection: id}) > 0 },
@@ -233,6 +259,11 @@ func serve(ctx context.Context, c *config.Config, newDemo func(demo.Options) (*d
 	}
 	for _, endpoint := range append(intake.Endpoints(), watched.endpoints()...) {
 		fmt.Printf("listening for ZeroMQ on %s (%s)\n", endpoint.URL, endpoint.Socket)
+	}
+	if role.guest != nil {
+		for _, client := range listeners.clients {
+			fmt.Printf("Listening on %s://%s\n", client.scheme(), client.Addr()) // what those who know Viceroy wait for
+		}
 	}
 	fmt.Println("ready")
 	hello()
@@ -453,6 +484,7 @@ type routes struct {
 	config  *config.Config
 	gateway *gateway.Gateway
 	network *origin.Network
+	guests  *guests
 	log     *slog.Logger
 	file    *config.RoutesFile // nil without one
 
@@ -479,10 +511,14 @@ func (r *routes) set(fromFile []config.Route) error {
 	for _, err := range duplicates {
 		r.log.Warn("route left out", "error", err)
 	}
+	all, unknown := r.config.CheckRouteGuests(all)
+	for _, err := range unknown {
+		r.log.Error("route left out", "error", err)
+	}
 	var live []*gateway.Route
 	var pools []*origin.Pool
 	for _, line := range all {
-		route, err := newRoute(r.config, line, r.network)
+		route, err := newRoute(r.config, line, r.network, r.guests)
 		if err != nil {
 			for _, pool := range pools {
 				pool.Close()
@@ -490,7 +526,9 @@ func (r *routes) set(fromFile []config.Route) error {
 			return fmt.Errorf("%s: %w", line.Where, err)
 		}
 		live = append(live, route)
-		pools = append(pools, route.Pool.(*origin.Pool))
+		if pool, ok := route.Pool.(*origin.Pool); ok {
+			pools = append(pools, pool)
+		}
 	}
 	r.gateway.SetRoutes(live)
 	r.mu.Lock()
@@ -541,7 +579,7 @@ func newRules(c *config.Config, line config.Route) (*origin.Rules, error) {
 }
 
 // newRoute makes a route of its line.
-func newRoute(c *config.Config, line config.Route, network *origin.Network) (*gateway.Route, error) {
+func newRoute(c *config.Config, line config.Route, network *origin.Network, guests *guests) (*gateway.Route, error) {
 	rules, err := newRules(c, line)
 	if err != nil {
 		return nil, err
@@ -555,6 +593,10 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network) (*ga
 			Basic: line.JSONPBasic, Callback: line.JSONPCallback, Body: line.JSONPBody,
 			DefaultCallback: line.JSONPDefaultCallback, DefaultMethod: line.JSONPDefaultMethod,
 		},
+	}
+	if line.Guest != "" {
+		route.Guest = guests.find(line.Guest)
+		return route, nil
 	}
 	options := origin.Options{PathBeg: line.PathBeg, Network: network}
 	for i, target := range line.Targets {
@@ -629,6 +671,9 @@ func check(c *config.Config) error {
 	if len(problems) > 0 {
 		return problems
 	}
+	if err := checkGuests(c, newLog(c, os.Stderr)); err != nil {
+		return err
+	}
 	fmt.Println("ok")
 	return nil
 }
@@ -646,8 +691,25 @@ type clientListener struct {
 	tls bool
 }
 
-// listen opens all ports, or none.
-func listen(c *config.Config) (*listeners, error) {
+func (l *clientListener) scheme() string {
+	if l.tls {
+		return "https"
+	}
+	return "http"
+}
+
+// clientAddrs are where clients come to.
+func (l *listeners) clientAddrs() []net.Addr {
+	var all []net.Addr
+	for _, client := range l.clients {
+		all = append(all, client.Addr())
+	}
+	return all
+}
+
+// listen opens all ports, or none. If the private API may do without, its port may
+// be somebody else's.
+func listen(c *config.Config, mayLack bool, log *slog.Logger) (*listeners, error) {
 	l := &listeners{}
 	open := func(address string, tls bool) error {
 		inner, err := net.Listen("tcp", address)
@@ -666,6 +728,10 @@ func listen(c *config.Config) (*listeners, error) {
 	if c.ControlListen != "" {
 		var e error
 		l.control, e = net.Listen("tcp", c.ControlListen)
+		if mayLack && errors.Is(e, syscall.EADDRINUSE) {
+			log.Warn("no port for publishers: the address is in use, perhaps by another gateway", "address", c.ControlListen)
+			e = nil
+		}
 		err = errors.Join(err, e)
 	}
 	if err != nil {
@@ -687,11 +753,7 @@ func (l *listeners) close() {
 func (l *listeners) lines(bus *natsbus.Bus) []string {
 	var lines []string
 	for _, client := range l.clients {
-		kind := "http"
-		if client.tls {
-			kind = "https"
-		}
-		lines = append(lines, fmt.Sprintf("listening for clients on %s (%s)", client.Addr(), kind))
+		lines = append(lines, fmt.Sprintf("listening for clients on %s (%s)", client.Addr(), client.scheme()))
 	}
 	if l.control != nil {
 		lines = append(lines, fmt.Sprintf("listening for publishers and operators on %s", l.control.Addr()))
@@ -757,7 +819,15 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, registry 
 		if client.tls {
 			certificates, _ := c.Certificates() // Validate has read them
 			server.TLSConfig = &tls.Config{Certificates: certificates}
-			start(server, func() error { return server.ServeTLS(client, "", "") })
+			inner := net.Listener(client)
+			if len(c.Guest) > 0 {
+				// Guests may ask what the client's first words were.
+				inner = wire.SeenListener{Listener: client}
+				server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+					return wire.ContextSeen(s.clients.Context(ctx, nc), nc)
+				}
+			}
+			start(server, func() error { return server.ServeTLS(inner, "", "") })
 			continue
 		}
 		start(server, func() error { return server.Serve(client) })
@@ -879,7 +949,7 @@ func servePushpin(ctx context.Context, c *config.PushpinCommand) error {
 		defer reopening.Wait()
 		defer close(ended)
 	}
-	return serve(ctx, &c.Config, nil, p)
+	return serve(ctx, &c.Config, role{pushpin: p})
 }
 
 // logFile is a file that may be moved away and opened anew. It may be used

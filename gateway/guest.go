@@ -56,6 +56,10 @@ type Guest struct {
 	// Backends are those that WebSockets are passed through to.
 	Backends guest.Backends
 
+	// Proxy, if it is set, takes what is handed off to a GRIP proxy elsewhere, with
+	// the backend's name: nothing is held here.
+	Proxy func(backend string) http.RoundTripper
+
 	// Verifier returns nil for a Grip-Sig of this gateway's own: such a request has
 	// been handed off, and the guest is asked as an origin. Nil: none is.
 	Verifier func(token string, now time.Time) error
@@ -167,7 +171,9 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 		g.guests.decisions[guestLoop].Inc()
 		g.guestFailed(w, r, route, errLoop)
 	case outcome.Handoff.WebSocket:
-		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend)
+		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, true)
+	case route.Guest.Proxy != nil:
+		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, false)
 	default:
 		g.handOff(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, client)
 	}
@@ -258,11 +264,8 @@ func (g *Gateway) ask(r *http.Request, u *Guest, x *guest.Exchange) (guest.Outco
 	if p == nil {
 		return guest.Outcome{}, errors.New("the guest has no code")
 	}
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
-	stop := context.AfterFunc(r.Context(), func() { cancel(context.Cause(r.Context())) })
 	began := time.Now()
-	outcome, err := p.Serve(ctx, x)
-	stop()
+	outcome, err := p.Serve(r.Context(), x)
 	g.guests.seconds.Observe(time.Since(began).Seconds())
 	decision := guestAnswered
 	var fault *guest.Fault

@@ -26,10 +26,15 @@ const tunnelBytes = 8 << 10
 const tunnelWriteMax = 30 * time.Second
 
 // passThrough takes a request to a backend and, if that agrees to a WebSocket, the
-// client's bytes.
-func (g *Gateway) passThrough(w http.ResponseWriter, r *http.Request, route *Route, name string) {
-	backend := route.Guest.Backends.Lookup(name)
-	if backend == nil {
+// client's bytes. With raw the backend is one that speaks WebSocket, otherwise the
+// guest's Proxy.
+func (g *Gateway) passThrough(w http.ResponseWriter, r *http.Request, route *Route, name string, raw bool) {
+	var backend http.RoundTripper
+	if !raw {
+		backend = route.Guest.Proxy(name)
+	} else if b := route.Guest.Backends.Lookup(name); b != nil {
+		backend = b
+	} else {
 		g.log.Error("guest hands off to a backend that does not exist", "guest", route.Guest.Name, "backend", name, "path", encodedPath(r))
 		text := "The service failed."
 		if route.Debug {

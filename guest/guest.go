@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"strings"
@@ -385,6 +386,35 @@ func (p *Program) Serve(ctx context.Context, x *Exchange) (Outcome, error) {
 		}
 		return Outcome{}, x.err
 	}
+}
+
+// Run runs a guest to its end, and throws away what it decides. The error is that
+// of the guest, a *Fault; one that just ends has none.
+func (p *Program) Run(ctx context.Context, x *Exchange) error {
+	outcome, err := p.Serve(ctx, x)
+	if err != nil {
+		return ended(err)
+	}
+	if response := outcome.Response; response != nil && response.Body != nil {
+		go func() { // ends with the guest
+			io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+		}()
+	}
+	select {
+	case <-x.ended:
+		return ended(x.err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ended is the error of a guest that need not decide.
+func ended(err error) error {
+	if errors.Is(err, ErrUndecided) {
+		return nil
+	}
+	return err
 }
 
 // ErrUndecided: the guest ended well and said nothing.

@@ -28,6 +28,9 @@ type Config struct {
 	SockJSURL          string  `name:"sockjs-url" kind:"text" def:"https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js" placeholder:"URL" group:"route" help:"The SockJS client that pages for iframes load, for routes with sockjs=."`
 	Debug              bool    `name:"debug" kind:"bool" def:"false" negatable:"" group:"route" help:"Tell clients why an answer of the origin was refused. The routes' own debug does it for one."`
 
+	Guest      []Guest `name:"guest" kind:"guest" placeholder:"LINE" group:"guest" help:"A program in WebAssembly, like 'app,file=app.wasm,manifest=fastly.toml'; routes name it: '*,guest=app'. In gripway.toml, tables [[guest]] (see Guests)."`
+	GuestCache string  `name:"guest-cache" kind:"file" def:"user" placeholder:"FOLDER" group:"guest" help:"Where compiled guests are kept over restarts: user is the folder for such things of whoever runs this; empty keeps none."`
+
 	SigKey      Secret `name:"sig-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Sign requests to origins (Grip-Sig) with this: plain text, base64:…, or file:… (PEM, or hexadecimal). Empty signs nothing."`
 	SigIss      string `name:"sig-iss" kind:"text" def:"gripway" placeholder:"NAME" group:"sign" help:"Issuer named in Grip-Sig."`
 	UpstreamKey Secret `name:"upstream-key" kind:"secret" placeholder:"KEY" group:"sign" help:"Trust clients whose Grip-Sig this verifies: they are gateways themselves. Written like sig-key."`
@@ -96,6 +99,7 @@ var groups = []struct{ key, title string }{
 	{"listen", "Listening"},
 	{"publish", "Who may publish"},
 	{"route", "Routes"},
+	{"guest", "Guests"},
 	{"sign", "Signing"},
 	{"forward", "What origins are told"},
 	{"hold", "Holding"},

@@ -101,6 +101,8 @@ func sample(t *testing.T, field reflect.StructField) (text, toml string) {
 		return quoted("example.com,path_beg=/x localhost:1,over_http")
 	case "publisher":
 		return quoted("app,token=x,channels=news.*,channels=b,rate=0.5,burst=3")
+	case "guest":
+		return quoted("app,file=/app.wasm,memory=64MiB,env=A=b,env=C=d,private")
 	case "secret", "text", "token":
 		return quoted("other")
 	case "history":
@@ -153,6 +155,10 @@ func TestEverySettingIsAFlagAVariableAndAKey(t *testing.T) {
 				routes, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Route)
 				if routes != nil {
 					return routes[0].Line
+				}
+				guests, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Guest)
+				if guests != nil {
+					return fmt.Sprintf("%s %d %q %t", guests[0], guests[0].Memory, guests[0].Env, guests[0].Private)
 				}
 				publishers, _ := reflect.ValueOf(c.Config).FieldByName(field.Name).Interface().([]config.Publisher)
 				if publishers != nil {
@@ -317,7 +323,7 @@ holds-max = 3
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
-		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]] and [[events]]; all other keys stand before them`,
+		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]] and [[guest.backend]]; all other keys stand before them`,
 		at(4)+`: unknown key "lissten"; did you mean listen?`,
 		at(8)+`: sig-iss: want one value, not a list`,
 		at(15)+`: unknown key "max-things"`,

@@ -104,7 +104,7 @@ func unknownKey(key string) string {
 	return fmt.Sprintf("unknown key %q%s", key, didYouMean(key, names))
 }
 
-// parseTOML reads the fields at the root. Tables [[route]], [[publisher]], [[history]] and [[events]]
+// parseTOML reads the fields at the root. Tables like [[route]], [[publisher]] and [[guest]]
 // come as fields called so; every other table is a problem.
 func parseTOML(path string, data []byte) ([]field, Problems) {
 	// The decoder proper first: it refuses all that is not TOML, keys said
@@ -142,7 +142,7 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		key, line := dotted(e.Key(), &lines)
 		current = &value{kind: unstable.InlineTable, line: line}
 		switch {
-		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher" || key == "history" || key == "events"):
+		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher" || key == "history" || key == "events" || key == "guest"):
 			if tables[key] == nil {
 				tables[key] = &value{kind: unstable.Array, line: line}
 				top.fields = append(top.fields, field{key, line, tables[key]})
@@ -151,14 +151,29 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		case e.Kind == unstable.ArrayTable && key == "route.target" && tables["route"] != nil:
 			route := tables["route"].items[len(tables["route"].items)-1]
 			route.fields = append(route.fields, field{"target", line, current})
-		case key == "route" || key == "route.target" || key == "publisher" || key == "history" || key == "events":
+		case e.Kind == unstable.ArrayTable && key == "guest.backend" && tables["guest"] != nil:
+			program := tables["guest"].items[len(tables["guest"].items)-1]
+			program.backend(line).items = append(program.backend(line).items, current)
+		case key == "route" || key == "route.target" || key == "publisher" || key == "history" || key == "events" || key == "guest" || key == "guest.backend":
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line), What: fmt.Sprintf("want [[%s]], in double brackets", key)})
 		default:
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line),
-				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]] and [[events]]; all other keys stand before them", key)})
+				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]] and [[guest.backend]]; all other keys stand before them", key)})
 		}
 	}
 	return top.fields, problems
+}
+
+// backend is the list of a guest's tables [[guest.backend]].
+func (v *value) backend(line int) *value {
+	for _, f := range v.fields {
+		if f.key == "backend" && f.value.kind == unstable.Array {
+			return f.value
+		}
+	}
+	list := &value{kind: unstable.Array, line: line}
+	v.fields = append(v.fields, field{"backend", line, list})
+	return list
 }
 
 // readValue copies what the parser owns.

@@ -19,7 +19,8 @@ import (
 const envPrefix = "GRIPWAY_"
 
 // Command is what the command line asked for: *ServeCommand, *DemoCommand,
-// *CheckCommand, *PushpinCommand, *PublishCommand or *SubscribeCommand.
+// *CheckCommand, *PushpinCommand, *PublishCommand, *SubscribeCommand,
+// *GuestCommand or *RunCommand.
 type Command interface{ command() }
 
 // ServeCommand runs the gateway.
@@ -93,6 +94,7 @@ type grammar struct {
 	Subscribe SubscribeCommand `cmd:"" help:"Print what is published to channels, as JSON lines."`
 	Check     CheckCommand     `cmd:"" help:"Validate configuration, routes and keys without serving."`
 	Pushpin   PushpinCommand   `cmd:"" help:"Run the gateway in Pushpin's place, from its pushpin.conf."`
+	Run       RunCommand       `cmd:"" help:"Run a guest once, as a program. To serve one: gripway [serve] -C fastly.toml app.wasm."`
 }
 
 // Parse reads the command line (without the program's name), and for commands
@@ -103,6 +105,9 @@ type grammar struct {
 func Parse(args, environ []string, output Output) (command Command, err error) {
 	if output.Stdout == nil {
 		output.Stdout = os.Stdout
+	}
+	if rest, asked := guestArgs(args); asked {
+		return parseGuest(rest, environ, output)
 	}
 	var g grammar
 	said := make(map[string]given) // by flags, by key
@@ -119,10 +124,7 @@ func Parse(args, environ []string, output Output) (command Command, err error) {
 		options = append(options, kong.Groups{group.key: group.title})
 	}
 	for _, c := range []*Config{&g.Serve.Config, &g.Demo.Config, &g.Check.Config} {
-		v := reflect.ValueOf(c).Elem()
-		for i := range settings {
-			options = append(options, kong.ValueMapper(v.Field(settings[i].field).Addr().Interface(), &collector{&settings[i], said}))
-		}
+		options = append(options, c.collect(said)...)
 	}
 	parser, err := kong.New(&g, options...)
 	if err != nil {
@@ -164,6 +166,8 @@ func Parse(args, environ []string, output Output) (command Command, err error) {
 	case "subscribe":
 		g.Subscribe.fill(environ)
 		return &g.Subscribe, nil
+	case "run":
+		return &g.Run, nil
 	}
 	panic("config: no such command: " + ctx.Selected().Name)
 }
@@ -209,6 +213,16 @@ func shortenDemo(root *kong.Node) {
 type collector struct {
 	setting *setting
 	said    map[string]given
+}
+
+// collect has kong keep what flags say of the settings.
+func (c *Config) collect(said map[string]given) []kong.Option {
+	var options []kong.Option
+	v := reflect.ValueOf(c).Elem()
+	for i := range settings {
+		options = append(options, kong.ValueMapper(v.Field(settings[i].field).Addr().Interface(), &collector{&settings[i], said}))
+	}
+	return options
 }
 
 // IsBool tells kong that the flag may stand alone.
@@ -362,7 +376,9 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 		}
 		switch s.kind {
 		case "file":
-			decoded = resolveFile(v.text, g.folder())
+			if s.key != "guest-cache" || v.text != userCache {
+				decoded = resolveFile(v.text, g.folder())
+			}
 		case "secret":
 			decoded = Secret(resolveKey(v.text, g.folder()))
 		}
@@ -374,11 +390,17 @@ func (c *Config) set(s *setting, g given, field reflect.Value) {
 	}
 }
 
-// setLine reads what may be a table: a route, a publisher, a history, or who is
-// told events.
+// setLine reads what may be a table: a route, a publisher, a history, a guest,
+// or who is told events.
 func (c *Config) setLine(s *setting, g given, v *value) {
 	var wrong []error
 	switch s.kind {
+	case "guest":
+		var program Guest
+		if program, wrong = readGuest(v, g.file, g.folder()); len(wrong) == 0 {
+			program.Where = g.where(s, v.line)
+			c.Guest = append(c.Guest, program)
+		}
 	case "events":
 		var events Events
 		if events, wrong = readEvents(v); len(wrong) == 0 {
@@ -425,7 +447,7 @@ func (s *setting) show(text string) string {
 		return Secret(text).String()
 	case "nats", "peer":
 		return URL(text).String()
-	case "route", "publisher", "history", "events":
+	case "route", "publisher", "history", "events", "guest":
 		sections, err := parseLine(text)
 		if err != nil {
 			return "" // what is secret in it cannot be told

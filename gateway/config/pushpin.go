@@ -65,12 +65,17 @@ Keys that mean nothing here are named in one warning; wrong values stop the star
 
 // Args returns the words of a command line that follow the program's name. If
 // that name is pushpin they are those of the command pushpin, and flags may be
-// spelled with one hyphen, as Pushpin allows.
+// spelled with one hyphen, as Pushpin allows. If it is viceroy they are those of
+// Viceroy.
 func Args(argv []string) []string {
 	if len(argv) == 0 {
 		return nil
 	}
-	if strings.TrimSuffix(filepath.Base(argv[0]), ".exe") != "pushpin" {
+	switch strings.TrimSuffix(filepath.Base(argv[0]), ".exe") {
+	case "viceroy":
+		return append([]string{asViceroy}, argv[1:]...)
+	case "pushpin":
+	default:
 		return argv[1:]
 	}
 	args := []string{"pushpin"}

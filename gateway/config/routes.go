@@ -59,7 +59,11 @@ type Route struct {
 
 	LogLevel *int // 0 errors, 1 warnings, 2 informational, 3 debug; nil = the gateway's
 
-	// Targets are tried in this order. At least one.
+	// Guest is the name of the program that decides about requests; "" = none.
+	Guest string
+
+	// Targets are tried in this order. At least one, and none with a Guest: it has
+	// backends.
 	Targets []Target
 }
 
@@ -291,6 +295,9 @@ func (o option) shown(reveal bool) string {
 	case "header":
 		name, _, _ := strings.Cut(o.value, ":")
 		return name + ": " + hidden
+	case "env":
+		name, _, _ := strings.Cut(o.value, "=")
+		return name + "=" + hidden
 	}
 	return o.value
 }
@@ -310,7 +317,7 @@ var conditionOptions = map[string]bool{
 	"path_beg": false, "proto": false, "ssl": false, "id": false, "prefix": false,
 	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false,
 	"as_host": false, "path_rem": false, "replace_beg": false, "log_level": false, "orig_headers": false,
-	"aco": false, "jsonp_mode": false, "jsonp_cb": false, "jsonp_body": false, "jsonp_defcb": false, "jsonp_defmethod": false,
+	"aco": false, "guest": false, "jsonp_mode": false, "jsonp_cb": false, "jsonp_body": false, "jsonp_defcb": false, "jsonp_defmethod": false,
 	"sockjs": false, "sockjs_as_path": false, "session": true,
 }
 
@@ -330,11 +337,15 @@ func (e *optionError) Error() string { return e.text }
 
 // buildRoute gives sections their meaning. It reports all that is wrong.
 func buildRoute(sections []section, dir string) (Route, []error) {
-	if len(sections) < 2 {
+	guest := len(sections) > 0 && slices.ContainsFunc(sections[0].options, func(o option) bool { return o.name == "guest" })
+	if len(sections) < 2 && !guest {
 		return Route{}, []error{errors.New("want a condition and at least one target, like \"* localhost:8000,over_http\"")}
 	}
 	route := Route{Line: formatLine(sections, false)}
 	wrong := route.readCondition(sections[0], dir)
+	if guest && len(sections) > 1 {
+		wrong = append(wrong, fmt.Errorf("guest=%s and a target: want one of them; a guest has its own backends", route.Guest))
+	}
 	for _, s := range sections[1:] {
 		target, w := readTarget(s, dir)
 		wrong = append(wrong, w...)
@@ -437,6 +448,8 @@ func (route *Route) readOption(o option, dir string) error {
 		}
 	case "id":
 		route.ID = o.value
+	case "guest":
+		route.Guest = o.value
 	case "sig_key":
 		key := Secret(resolveKey(o.value, dir))
 		if _, err := grip.ParseKey(key.Reveal(), ""); err != nil {

@@ -53,7 +53,7 @@ func (s *setting) env() string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(s.key, "-", "_"))
 }
 
-// split divides a list that was said in one text. Routes, publishers and keys
+// split divides a list that was said in one text. Routes, publishers, guests and keys
 // contain commas, and so do names of files that are given one by one.
 func (s *setting) split(text string, fromEnv bool) []string {
 	switch {
@@ -73,7 +73,7 @@ func (s *setting) split(text string, fromEnv bool) []string {
 
 // isLine tells whether a value is a line with options, or a table.
 func (s *setting) isLine() bool {
-	return s.kind == "route" || s.kind == "publisher" || s.kind == "history" || s.kind == "events"
+	return s.kind == "route" || s.kind == "publisher" || s.kind == "history" || s.kind == "events" || s.kind == "guest"
 }
 
 // splitOutsideQuotes cuts text at any of the separators, except within "…",

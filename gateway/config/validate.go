@@ -16,7 +16,7 @@ import (
 func (c *Config) Validate() Problems {
 	problems := append(Problems(nil), c.unread...)
 	for _, check := range []func() Problems{
-		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkPublishers, c.checkNATS, c.checkZMQ,
+		c.checkListeners, c.checkCertificates, c.checkRoutes, c.checkKeys, c.checkPublishers, c.checkNATS, c.checkZMQ, c.checkGuests,
 	} {
 		problems = append(problems, check()...)
 	}
@@ -157,7 +157,9 @@ func (c *Config) checkRoutes() Problems {
 			problems = append(problems, located(wrong)...)
 		}
 	}
-	_, wrong := CombineRoutes(c.Route, fromFile)
+	all, wrong := CombineRoutes(c.Route, fromFile)
+	problems = append(problems, located(wrong)...)
+	_, wrong = c.CheckRouteGuests(all)
 	return append(problems, located(wrong)...)
 }
 

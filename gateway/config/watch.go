@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -106,4 +107,36 @@ func same(a, b os.FileInfo) bool {
 		return a == nil && b == nil
 	}
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// WatchFiles calls changed after changes of any of the files, once they have come to
+// rest, within a second; one call at a time. It returns when ctx ends.
+func WatchFiles(ctx context.Context, paths []string, changed func()) {
+	look := func() []os.FileInfo {
+		infos := make([]os.FileInfo, len(paths))
+		for i, path := range paths {
+			infos[i], _ = os.Stat(path) // nil is a state like others: gone
+		}
+		return infos
+	}
+	all := func(a, b []os.FileInfo) bool {
+		return slices.EqualFunc(a, b, same)
+	}
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	told := look()
+	before := told
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := look()
+		if all(now, before) && !all(now, told) {
+			told = now
+			changed()
+		}
+		before = now
+	}
 }

@@ -18,6 +18,7 @@ package compute
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 
@@ -54,6 +55,15 @@ type Service struct {
 
 	// Log takes what the guest logs. Nil discards.
 	Log *slog.Logger
+
+	// Args follow the guest's name where it is run as a program, and Stdin is what it
+	// reads then; nil is empty.
+	Args  []string
+	Stdin io.Reader
+
+	// Stdout and Stderr take what the guest writes there, as it is. Nil: each line goes
+	// to Log.
+	Stdout, Stderr io.Writer
 }
 
 // Name is ABI.Name.
@@ -181,7 +191,8 @@ func (ABI) Open(s *guest.Sandbox) guest.Instance {
 
 // Configure is guest.Instance.Configure.
 func (b *sandbox) Configure(system *guest.System) {
-	system.Args = []string{"compute-app"}
+	system.Args = append([]string{"compute-app"}, b.service.Args...)
+	system.Stdin, system.Stdout, system.Stderr = b.service.Stdin, b.service.Stdout, b.service.Stderr
 	for name, value := range b.service.Env {
 		system.Env = append(system.Env, name+"="+value)
 	}

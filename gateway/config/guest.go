@@ -1,0 +1,359 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/gripway/gripway/guest"
+)
+
+// Guest is a program in WebAssembly that decides about the requests of routes. It
+// is plain data.
+type Guest struct {
+	// Line is the guest in one line, whatever way it was written; the values of
+	// env are hidden.
+	Line string
+	// Where it was written: "--guest", "gripway.toml:12: guest".
+	Where string
+
+	Name     string
+	File     string // the module, with its folder
+	Manifest string // a fastly.toml, with its folder; "" = none
+
+	Memory    int           // bytes of linear memory; 0 = 128 MiB
+	CPU, Wall time.Duration // for a request; 0 = the runtime's
+
+	Env [][2]string // name and value, added to what guests see
+
+	// Backends are those of gripway.toml; the manifest's come first.
+	Backends []guest.BackendOptions
+	Self     []string // names of backends that are the service itself
+	Publish  []string // hosts of backends where publishing ends in this gateway
+
+	// Private lets the guest describe backends at private addresses.
+	Private bool
+
+	// TrapUnknown lets a guest import what is not known here, and fails it when it
+	// calls that.
+	TrapUnknown bool
+
+	// Snapshot starts each sandbox from the state in which the first one asked for
+	// its request.
+	Snapshot bool
+
+	// Cache has answers of backends cached, as Fastly does.
+	Cache bool
+}
+
+// String is Line: a printed guest must not reveal what Line hides.
+func (g Guest) String() string { return g.Line }
+
+// GoString is Line.
+func (g Guest) GoString() string { return g.Line }
+
+// MarshalText is Line.
+func (g Guest) MarshalText() ([]byte, error) { return []byte(g.Line), nil }
+
+// publishHosts are where guests publish, if they are written for Fastly.
+var publishHosts = []string{"api.fastly.com"}
+
+// guestOptions are all options there are; none is refused.
+var guestOptions = map[string]bool{
+	"name": false, "file": false, "manifest": false, "memory": false, "cpu": false, "wall": false, "env": false,
+	"self": false, "publish": false, "private": false, "trap-unknown": false, "snapshot": false, "cache": false,
+}
+
+// readGuest decodes one element of the key guest, and reports all that is wrong.
+func readGuest(v *value, path, dir string) (Guest, []error) {
+	var s section
+	var wrong []error
+	var backends []*value
+	if v.kind == unstable.InlineTable {
+		for _, f := range v.fields {
+			_, mine := guestOptions[f.key]
+			switch {
+			case f.key == "backend" && f.value.kind == unstable.Array:
+				backends = append(backends, f.value.items...)
+			case f.key == "backend":
+				backends = append(backends, f.value)
+			case !mine && findSetting(f.key) != nil:
+				wrong = append(wrong, &optionError{f.line, f.key + " is no option of a guest: the gateway's own keys stand before the first [[guest]]"})
+			default:
+				if err := s.add(f, true); err != nil {
+					wrong = append(wrong, &optionError{f.line, err.Error()})
+				}
+			}
+		}
+	} else {
+		sections, err := parseLine(v.text)
+		switch {
+		case err != nil:
+			return Guest{}, []error{err}
+		case len(sections) != 1:
+			return Guest{}, []error{errors.New("want a name and options by commas, without blanks, like app,file=app.wasm,manifest=fastly.toml")}
+		}
+		s = sections[0]
+	}
+
+	g := Guest{Name: s.value, Line: formatLine([]section{s}, false)}
+	said := make(map[string]bool)
+	for _, o := range s.options {
+		if said[o.name] && o.name != "env" && o.name != "self" && o.name != "publish" {
+			wrong = append(wrong, &optionError{o.line, "option " + o.name + ": said twice"})
+			continue
+		}
+		said[o.name] = true
+		if err := g.readOption(o, dir); err != nil {
+			wrong = append(wrong, &optionError{o.line, err.Error()})
+		}
+	}
+	if !said["publish"] {
+		g.Publish = publishHosts
+	}
+	for _, b := range backends {
+		wrong = append(wrong, g.readBackend(b, path, dir)...)
+	}
+	switch {
+	case len(wrong) > 0:
+	case g.Name == "":
+		wrong = append(wrong, errors.New("it has no name: routes say guest=NAME"))
+	case g.File == "":
+		wrong = append(wrong, fmt.Errorf("guest %q: want file, a module of WebAssembly", g.Name))
+	}
+	return g, wrong
+}
+
+func (g *Guest) readOption(o option, dir string) error {
+	if _, known := guestOptions[o.name]; !known {
+		return unknownOption(o.name, guestOptions, nil, "")
+	}
+	switch o.name {
+	case "private":
+		return readFlag(o, &g.Private)
+	case "trap-unknown":
+		return readFlag(o, &g.TrapUnknown)
+	case "snapshot":
+		return readFlag(o, &g.Snapshot)
+	case "cache":
+		return readFlag(o, &g.Cache)
+	case "publish":
+		if o.value == "" { // none
+			g.Publish = []string{}
+			return nil
+		}
+	}
+	if o.value == "" {
+		return fmt.Errorf("option %s needs a value", o.name)
+	}
+	switch o.name {
+	case "name":
+		if g.Name != "" {
+			return fmt.Errorf("name: it is %q already", g.Name)
+		}
+		g.Name = o.value
+	case "file":
+		g.File = resolveFile(o.value, dir)
+	case "manifest":
+		g.Manifest = resolveFile(o.value, dir)
+	case "memory":
+		n, err := decodeBytes(o.value)
+		if err != nil {
+			return fmt.Errorf("memory %q: %w", o.value, err)
+		}
+		if n < guestMemoryMin || n > guestMemoryMax {
+			return fmt.Errorf("memory %q: want 1MiB to 4GiB", o.value)
+		}
+		g.Memory = n
+	case "cpu", "wall":
+		d, err := decodeDuration(o.value)
+		if err == nil && d <= 0 {
+			err = errors.New("want more than nothing, like 2s")
+		}
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", o.name, o.value, err)
+		}
+		if o.name == "cpu" {
+			g.CPU = d
+		} else {
+			g.Wall = d
+		}
+	case "env":
+		pair, err := readEnvironment(o.value)
+		if err != nil {
+			return err
+		}
+		g.Env = append(g.Env, pair)
+	case "self":
+		g.Self = append(g.Self, o.value)
+	case "publish":
+		if strings.ContainsAny(o.value, "/: ") {
+			return fmt.Errorf("publish %q: want a host name, like api.fastly.com", o.value)
+		}
+		g.Publish = append(g.Publish, strings.ToLower(o.value))
+	}
+	return nil
+}
+
+// guestMemoryMin and guestMemoryMax bound a guest's memory in bytes: less than the
+// one is no program, more than the other has no address.
+const (
+	guestMemoryMin = 1 << 20
+	guestMemoryMax = 4 << 30
+)
+
+func readEnvironment(text string) ([2]string, error) {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" {
+		return [2]string{}, fmt.Errorf("env %q: want NAME=VALUE", name)
+	}
+	return [2]string{name, value}, nil
+}
+
+// readBackend reads a table [[guest.backend]]: the keys of a backend in a
+// fastly.toml, and name and self.
+func (g *Guest) readBackend(v *value, path, dir string) []error {
+	r := &reading{path: path, dir: dir}
+	t := r.open("guest.backend", &field{"backend", v.line, v})
+	if t != nil {
+		name, self := t.text("name"), t.bool("self", false)
+		if name == "" && !t.said("name") {
+			t.refuse(t.line, t.name, "", "want a name")
+		}
+		b := readBackend(cmp.Or(name, "?"), t)
+		g.Backends = append(g.Backends, b)
+		if self {
+			g.Self = append(g.Self, name)
+		}
+	}
+	var wrong []error
+	for _, p := range r.problems {
+		// The place is said once, by whoever reports it.
+		line, where := 0, strings.TrimPrefix(p.Where, path+":")
+		fmt.Sscanf(where, "%d", &line)
+		if _, key, ok := strings.Cut(where, ": "); ok {
+			p.Where = key
+		} else {
+			p.Where = ""
+		}
+		wrong = append(wrong, &optionError{line, p.Error()})
+	}
+	return wrong
+}
+
+// Read reads the guest's module, and its manifest if it has one.
+func (g *Guest) Read() (module []byte, manifest *Fastly, problems Problems) {
+	module, err := readModule(g.File)
+	if err != nil {
+		problems = append(problems, Problem{Where: g.Where, Value: g.File, What: err.Error()})
+	}
+	manifest = &Fastly{}
+	if g.Manifest != "" {
+		var wrong Problems
+		manifest, wrong = ReadFastly(g.Manifest)
+		problems = append(problems, wrong...)
+	}
+	for _, b := range g.Backends {
+		if slices.ContainsFunc(manifest.Backends, func(o guest.BackendOptions) bool { return o.Name == b.Name }) {
+			problems = append(problems, Problem{Where: g.Where, Value: b.Name, What: "a backend of this name is in " + g.Manifest + " as well"})
+			continue
+		}
+		manifest.Backends = append(manifest.Backends, b)
+	}
+	for _, self := range g.Self {
+		if !slices.ContainsFunc(manifest.Backends, func(o guest.BackendOptions) bool { return o.Name == self }) {
+			problems = append(problems, Problem{Where: g.Where, Value: self, What: "self names a backend that there is not"})
+		}
+	}
+	return module, manifest, problems
+}
+
+// moduleBytesMax bounds a module: the largest known are a tenth of it.
+const moduleBytesMax = 256 << 20
+
+// moduleMagic begins every module; the version after it tells modules from
+// components.
+var moduleMagic = []byte("\x00asm")
+
+func readModule(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the module cannot be read: %w", bare(err))
+	case info.IsDir():
+		return nil, errors.New("it is a folder: want a module of WebAssembly")
+	case info.Size() > moduleBytesMax:
+		return nil, fmt.Errorf("it is longer than %d bytes", moduleBytesMax)
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the module cannot be read: %w", bare(err))
+	case !bytes.HasPrefix(data, moduleMagic):
+		what := "it is no WebAssembly"
+		if filepath.Ext(path) == ".wat" {
+			what = "it is WebAssembly as text: want it assembled, with wat2wasm"
+		}
+		return nil, errors.New(what)
+	case len(data) >= 8 && data[6] != 0:
+		return nil, errors.New("it is a component: want a core module, which SDKs build for wasm32-wasip1")
+	}
+	return data, nil
+}
+
+// checkGuests reports guests that cannot be told apart, and routes to none.
+func (c *Config) checkGuests() Problems {
+	var problems Problems
+	first := make(map[string]string)
+	for _, g := range c.Guest {
+		if where, there := first[g.Name]; there {
+			problems = append(problems, Problem{Where: g.Where, Value: g.Name, What: "a guest of this name is at " + where})
+			continue
+		}
+		first[g.Name] = g.Where
+		if _, _, wrong := g.Read(); len(wrong) > 0 {
+			problems = append(problems, wrong...)
+		}
+	}
+	return problems
+}
+
+// CheckRouteGuests reports routes whose guest there is not, and returns the others.
+func (c *Config) CheckRouteGuests(routes []Route) (right []Route, problems []error) {
+	right = make([]Route, 0, len(routes))
+	var names []string
+	for _, g := range c.Guest {
+		names = append(names, g.Name)
+	}
+	for _, route := range routes {
+		if route.Guest != "" && !slices.Contains(names, route.Guest) {
+			problems = append(problems, fmt.Errorf("%s: guest %q: there is no guest of this name%s", route.Where, route.Guest, didYouMean(route.Guest, names)))
+			continue
+		}
+		right = append(right, route)
+	}
+	return right, problems
+}
+
+// userCache is the value of guest-cache that means the user's folder for caches.
+const userCache = "user"
+
+// CompiledDir is where compiled guests are kept; empty for nowhere.
+func (c *Config) CompiledDir() string {
+	if c.GuestCache != userCache {
+		return c.GuestCache
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "" // nobody's home: a container, perhaps
+	}
+	return filepath.Join(dir, "gripway", "guests")
+}

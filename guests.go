@@ -1,0 +1,539 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gripway/gripway/gateway"
+	"github.com/gripway/gripway/gateway/config"
+	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/outbound"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/compute"
+)
+
+// This file is where guests meet the gateway: settings become programs, their
+// backends, and the routes that they hand off to.
+
+// oldCodeLinger is how long a program that was replaced may finish what it has
+// begun: as long as a guest may take for a request, if nothing else is said.
+const oldCodeLinger = 2 * time.Minute
+
+// guests are those of the settings, live.
+type guests struct {
+	config    *config.Config
+	gateway   *gateway.Gateway
+	network   *origin.Network
+	registry  *metrics.Registry
+	log       *slog.Logger
+	listeners []net.Addr   // where clients come to
+	control   net.Addr     // the private API's; nil without
+	api       http.Handler // the private API; set before requests come
+
+	proxyPort int  // of a Pushpin that handoffs go to; 0: they end here
+	plainLogs bool // what guests say goes to this process's own output
+
+	runtime *guest.Runtime
+	reloads map[string]metrics.Counter
+	all     map[string]*liveGuest
+	old     sync.WaitGroup // code that was replaced
+	ended   chan struct{}  // closed by close
+}
+
+// liveGuest is one of them. What it is made of is replaced as a whole.
+type liveGuest struct {
+	of     *guests
+	config config.Guest
+	guest  *gateway.Guest
+	now    atomic.Pointer[code]
+}
+
+// code is a guest's module and manifest as they were read.
+type code struct {
+	program  *guest.Program
+	backends *outbound.Backends
+	routes   map[string]*gateway.Route // of backends that are handed off to
+	pools    []*origin.Pool
+}
+
+// load compiles all guests. Errors are all that is wrong with any.
+func (all *guests) load(ctx context.Context) error {
+	if len(all.config.Guest) == 0 {
+		return nil
+	}
+	var err error
+	if all.runtime, err = guest.NewRuntime(all.runtimeOptions()); err != nil {
+		return err
+	}
+	all.reloads = all.registry.Counters("guest_reloads_total", "Guests read again because their files had changed, by what came of it.", "result", "ok", "failed")
+	all.all = make(map[string]*liveGuest)
+	all.ended = make(chan struct{})
+	var errs []error
+	for _, c := range all.config.Guest {
+		live := &liveGuest{of: all, config: c}
+		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.route, Backends: live}
+		if live.guest.Verifier, err = all.verifier(); err != nil {
+			return err
+		}
+		if all.proxyPort != 0 {
+			live.guest.Proxy = pushpinProxy(all.proxyPort)
+		}
+		if err := live.load(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all.all[c.Name] = live
+	}
+	return errors.Join(errs...)
+}
+
+func (all *guests) runtimeOptions() guest.RuntimeOptions {
+	return guest.RuntimeOptions{ABIs: []guest.ABI{compute.ABI{}}, CacheDir: all.config.CompiledDir(), Log: all.log}
+}
+
+// verifier knows requests that this gateway has signed; nil if it signs none.
+func (all *guests) verifier() (func(string, time.Time) error, error) {
+	key, err := grip.ParseKey(all.config.SigKey.Reveal(), "")
+	if err != nil {
+		return nil, fmt.Errorf("sig-key: %w", err)
+	}
+	if key.IsZero() {
+		return nil, nil
+	}
+	return grip.NewVerifier(all.config.SigIss, key).Verify, nil
+}
+
+// find returns the guest of a route.
+func (all *guests) find(name string) *gateway.Guest {
+	if live := all.all[name]; live != nil {
+		return live.guest
+	}
+	return nil
+}
+
+// load reads the guest's files and, if they are right, takes requests to what they
+// say.
+func (l *liveGuest) load(ctx context.Context) error {
+	module, manifest, problems := l.config.Read()
+	if len(problems) > 0 {
+		return problems
+	}
+	all := l.of
+	made := &code{routes: make(map[string]*gateway.Route)}
+	var err error
+	made.backends, err = outbound.New(outbound.Options{
+		Static: manifest.Backends, DenyPrivate: !l.config.Private, Inside: l.inside, Metrics: all.registry, Log: all.log.With("guest", l.config.Name),
+	})
+	if err != nil {
+		return fmt.Errorf("guest %q: %w", l.config.Name, err)
+	}
+	for _, o := range manifest.Backends {
+		route, pool, err := l.newRoute(o, made.backends)
+		if err != nil {
+			made.close()
+			return fmt.Errorf("guest %q: backend %q: %w", l.config.Name, o.Name, err)
+		}
+		made.routes[o.Name] = all.gateway.Backend(route, func() *gateway.Route { return l.route(route.ID) })
+		if pool != nil {
+			made.pools = append(made.pools, pool)
+		}
+	}
+	options := loadOptions(&l.config, manifest, made.backends, all.log, all.plainLogs)
+	options.Observer = all.observer()
+	made.program, err = all.runtime.Load(ctx, module, options)
+	if err != nil {
+		made.close()
+		return err
+	}
+	l.guest.SetProgram(made.program)
+	if before := l.now.Swap(made); before != nil {
+		all.old.Go(func() { // ends with all
+			select {
+			case <-time.After(oldCodeLinger):
+			case <-all.ended:
+			}
+			before.close()
+		})
+	}
+	return nil
+}
+
+// loadOptions are what a program is made of.
+func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backends, log *slog.Logger, plain bool) guest.LoadOptions {
+	env := make(map[string]string, len(c.Env))
+	for _, pair := range c.Env {
+		env[pair[0]] = pair[1]
+	}
+	service := &compute.Service{Backends: backends, Env: env, Log: log.With("guest", c.Name)}
+	if plain {
+		service.Stdout, service.Stderr = os.Stdout, os.Stderr
+	}
+	return guest.LoadOptions{
+		Name:     c.Name,
+		Service:  service,
+		Limits:   guest.Limits{MemoryBytes: int64(c.Memory), CPU: c.CPU, Wall: c.Wall},
+		Snapshot: c.Snapshot, StrictImports: !c.TrapUnknown,
+	}
+}
+
+// observer counts what happens to sandboxes.
+func (all *guests) observer() *guest.Observer {
+	var ways, ends []string
+	for _, way := range guest.Ways {
+		ways = append(ways, string(way))
+	}
+	for _, kind := range guest.FaultKinds {
+		ends = append(ends, string(kind))
+	}
+	starts := all.registry.Counters("guest_starts_total", "Requests that guests have got, by how a sandbox came to them.", "way", ways...)
+	ended := all.registry.Counters("guest_sandboxes_ended_total", "Sandboxes of guests that ended, by how.", "how", append(ends, endedWell)...)
+	seconds := all.registry.Histogram("guest_start_seconds", "From a request to a guest having it.",
+		.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)
+	return &guest.Observer{
+		Started: func(way guest.Way, after time.Duration) {
+			starts[string(way)].Inc()
+			seconds.Observe(after.Seconds())
+		},
+		Ended: func(kind guest.FaultKind) { ended[cmp.Or(string(kind), endedWell)].Inc() },
+	}
+}
+
+// endedWell is the end of a sandbox that did not fail.
+const endedWell = "well"
+
+func (c *code) close() {
+	if c.program != nil {
+		c.program.Close()
+	}
+	c.backends.Close()
+	for _, pool := range c.pools {
+		pool.Close()
+	}
+}
+
+// newRoute makes the route that requests take which are handed off to a backend. A
+// pool that is returned belongs to the caller.
+func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends) (*gateway.Route, *origin.Pool, error) {
+	all := l.of
+	rules, err := newRules(all.config, config.Route{})
+	if err != nil {
+		return nil, nil, err
+	}
+	route := &gateway.Route{ID: o.Name, OverHTTP: true, Debug: all.config.Debug, Rules: rules}
+	switch {
+	case l.isSelf(&o):
+		route.Pool = all.gateway.Origin(l.guest)
+	case o.TLS || o.GRPC:
+		route.Pool = backends.Lookup(o.Name)
+	default:
+		// Plain HTTP has its own, lighter way.
+		if prefix := o.PathPrefix; prefix != "" {
+			rules.ReplaceBeg = &prefix
+		}
+		pool, err := origin.NewPool(origin.Options{Network: all.network, Targets: []origin.Target{{Addr: o.Address, Host: o.HostOverride, OverHTTP: true}}})
+		if err != nil {
+			return nil, nil, err
+		}
+		route.Pool = pool
+		return route, pool, nil
+	}
+	return route, nil, nil
+}
+
+// route finds where a request goes that is handed off.
+func (l *liveGuest) route(name string) *gateway.Route {
+	if now := l.now.Load(); now != nil {
+		return now.routes[name]
+	}
+	return nil
+}
+
+// Lookup and Open make the guest's backends of the moment guest.Backends.
+func (l *liveGuest) Lookup(name string) guest.Backend { return l.now.Load().backends.Lookup(name) }
+
+// Open implements guest.Backends.
+func (l *liveGuest) Open(o guest.BackendOptions) (guest.Backend, error) {
+	return l.now.Load().backends.Open(o)
+}
+
+// isSelf says whether a backend is the service itself.
+func (l *liveGuest) isSelf(o *guest.BackendOptions) bool {
+	return !o.Dynamic && slices.Contains(l.config.Self, o.Name) || l.isHere(o)
+}
+
+// isHere says whether a backend's address is one where clients come to.
+func (l *liveGuest) isHere(o *guest.BackendOptions) bool {
+	return slices.ContainsFunc(l.of.listeners, func(a net.Addr) bool { return leadsTo(o.Address, a) })
+}
+
+// leadsTo says whether an address, as it is written, is a listener's.
+func leadsTo(address string, listener net.Addr) bool {
+	tcp, ok := listener.(*net.TCPAddr)
+	host, port, err := net.SplitHostPort(address)
+	if !ok || err != nil || port != strconv.Itoa(tcp.Port) {
+		return false
+	}
+	if host == "localhost" {
+		return tcp.IP.IsUnspecified() || tcp.IP.IsLoopback()
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && (ip.Equal(tcp.IP) || tcp.IP.IsUnspecified() && ip.IsLoopback())
+}
+
+// inside answers what guests send to their own gateway: publishing ends in the
+// private API, and what was handed off comes back as to an origin. All else that is
+// sent here comes in as from any client, and is counted on the way.
+func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundTripper {
+	host, _, _ := net.SplitHostPort(o.Address)
+	publish := slices.Contains(l.config.Publish, strings.ToLower(host)) || l.of.control != nil && leadsTo(o.Address, l.of.control)
+	if publish && isPublish(r) {
+		return handlerTripper{l.of.api}
+	}
+	if !l.isSelf(o) {
+		return nil
+	}
+	tokens := r.Header["Grip-Sig"]
+	if verify := l.guest.Verifier; len(tokens) == 1 && verify != nil && verify(tokens[0], time.Now()) == nil &&
+		(slices.Contains(l.config.Self, o.Name) || l.of.gateway.Guest(r, o.TLS) == l.guest) {
+		return l.of.gateway.Origin(l.guest)
+	}
+	gateway.CountHop(r.Header)
+	return nil
+}
+
+// isPublish says whether a request publishes; see package control for the paths.
+func isPublish(r *http.Request) bool {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	return r.Method == http.MethodPost && strings.HasSuffix(strings.TrimRight(path, "/"), "/publish")
+}
+
+// publishAnswerMax bounds the private API's answer to a publish, in bytes: a line.
+const publishAnswerMax = 64 << 10
+
+// handlerTripper asks a handler that answers shortly.
+type handlerTripper struct{ handler http.Handler }
+
+// RoundTrip implements http.RoundTripper.
+func (t handlerTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body == nil {
+		req.Body = http.NoBody
+	}
+	defer req.Body.Close()
+	w := &answerWriter{response: http.Response{
+		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header), Request: req,
+	}}
+	r := req.WithContext(req.Context())
+	path, _, _ := strings.Cut(req.RequestURI, "?")
+	u := *req.URL
+	u.Path, u.RawPath, u.Opaque = path, "", ""
+	r.URL = &u
+	t.handler.ServeHTTP(w, r)
+	w.response.Body, w.response.ContentLength = io.NopCloser(&w.body), int64(w.body.Len())
+	return &w.response, nil
+}
+
+// answerWriter keeps an answer.
+type answerWriter struct {
+	response http.Response
+	wrote    bool
+	body     bytes.Buffer
+}
+
+func (w *answerWriter) Header() http.Header { return w.response.Header }
+
+func (w *answerWriter) WriteHeader(status int) {
+	if status >= 200 && !w.wrote {
+		w.wrote = true
+		w.response.StatusCode, w.response.Status = status, fmt.Sprintf("%d %s", status, http.StatusText(status))
+		w.response.Header = w.response.Header.Clone()
+	}
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.body.Len()+len(p) > publishAnswerMax {
+		return 0, errors.New("the answer is too long")
+	}
+	return w.body.Write(p)
+}
+
+// watch follows the guests' files until ctx ends.
+func (all *guests) watch(ctx context.Context) {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	for _, live := range all.all {
+		files := []string{live.config.File}
+		if live.config.Manifest != "" {
+			files = append(files, live.config.Manifest)
+		}
+		watching.Go(func() {
+			config.WatchFiles(ctx, files, func() {
+				if err := live.load(ctx); err != nil {
+					if ctx.Err() == nil {
+						all.reloads["failed"].Inc()
+						all.log.Error("guest not loaded: what there was stays", "guest", live.config.Name, "error", err)
+					}
+					return
+				}
+				all.reloads["ok"].Inc()
+				all.log.Info("guest loaded", "guest", live.config.Name)
+			})
+		})
+	}
+}
+
+// close ends all programs. Requests should not come any more.
+func (all *guests) close() {
+	if all.ended != nil {
+		close(all.ended)
+	}
+	all.old.Wait()
+	for _, live := range all.all {
+		if now := live.now.Load(); now != nil {
+			now.close()
+		}
+	}
+	if all.runtime != nil {
+		all.runtime.Close()
+	}
+}
+
+// checkGuests compiles the guests of the settings, and tells what is wrong.
+func checkGuests(c *config.Config, log *slog.Logger) error {
+	if len(c.Guest) == 0 {
+		return nil
+	}
+	all := &guests{config: c, log: log}
+	runtime, err := guest.NewRuntime(all.runtimeOptions())
+	if err != nil {
+		return err
+	}
+	defer runtime.Close()
+	var errs []error
+	for i := range c.Guest {
+		g := &c.Guest[i]
+		module, manifest, problems := g.Read()
+		if len(problems) > 0 {
+			errs = append(errs, problems)
+			continue
+		}
+		backends, err := outbound.New(outbound.Options{Static: manifest.Backends})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("guest %q: %w", g.Name, err))
+			continue
+		}
+		program, err := runtime.Load(context.Background(), module, loadOptions(g, manifest, backends, log, false))
+		if err != nil {
+			errs = append(errs, err)
+		} else {
+			program.Close()
+		}
+		backends.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// exitTrapped is the exit code of a run that ended with a trap: what shells say of
+// a process that aborts.
+const exitTrapped = 134
+
+// runGuest is the command run: a guest once, as a program. It returns the exit code.
+func runGuest(ctx context.Context, c *config.RunCommand) int {
+	failed := func(err error) int {
+		fmt.Fprintln(os.Stderr, "gripway:", err)
+		return 1
+	}
+	program, wrong := c.Guest()
+	module, manifest, problems := program.Read()
+	if problems = append(wrong, problems...); len(problems) > 0 {
+		return failed(problems)
+	}
+	settings := &config.Config{LogLevel: c.Level(), GuestCache: "user"}
+	log := newLog(settings, os.Stderr)
+	for _, warning := range manifest.Warnings {
+		log.Warn(warning.Error())
+	}
+	runtime, err := guest.NewRuntime((&guests{config: settings, log: log}).runtimeOptions())
+	if err != nil {
+		return failed(err)
+	}
+	defer runtime.Close()
+	backends, err := outbound.New(outbound.Options{Static: manifest.Backends, Log: log})
+	if err != nil {
+		return failed(err)
+	}
+	defer backends.Close()
+	options := loadOptions(&program, manifest, backends, log, true)
+	service := options.Service.(*compute.Service)
+	service.Args, service.Stdin = c.Args, os.Stdin
+	options.Limits.CPU, options.Limits.Wall = runTimeMax, runTimeMax
+	loaded, err := runtime.Load(ctx, module, options)
+	if err != nil {
+		return failed(err)
+	}
+	defer loaded.Close()
+
+	// Guests that ask for a request get one that nobody sent.
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", http.NoBody)
+	if err != nil {
+		return failed(err)
+	}
+	r.RequestURI, r.RemoteAddr = "/", "127.0.0.1:0"
+	x := guest.NewExchange(r)
+	x.Client = guest.Client{Remote: netip.MustParseAddrPort("127.0.0.1:0"), Local: netip.MustParseAddrPort("127.0.0.1:0")}
+	err = loaded.Run(ctx, x)
+	var fault *guest.Fault
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &fault) && fault.Kind == guest.FaultExit:
+		return int(fault.Code)
+	case errors.As(err, &fault):
+		fmt.Fprintln(os.Stderr, "gripway:", err)
+		return exitTrapped
+	}
+	return failed(err)
+}
+
+// runTimeMax bounds a run: test suites take minutes.
+const runTimeMax = 24 * time.Hour
+
+// pushpinProxy takes handoffs to a Pushpin on this machine, by the backend's name.
+func pushpinProxy(port int) func(backend string) http.RoundTripper {
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	backends, err := outbound.New(outbound.Options{Static: []guest.BackendOptions{{Name: "pushpin", Address: address, HostOverride: address, FirstByteTimeout: pushpinPatience}}})
+	if err != nil {
+		panic(err) // a port is a number
+	}
+	pushpin := backends.Lookup("pushpin")
+	return func(backend string) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			r.Header.Set("Pushpin-Route", backend)
+			return pushpin.RoundTrip(r)
+		})
+	}
+}
+
+// pushpinPatience bounds the wait for an answer of a Pushpin, which holds polls.
+const pushpinPatience = 24 * time.Hour
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

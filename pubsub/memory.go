@@ -64,8 +64,19 @@ func (m *Memory) Publish(ctx context.Context, channel string, data []byte) error
 	if full {
 		return fmt.Errorf("channel %q: %w", channel, ErrBusy)
 	}
+	patterns := set.Matching(channel, PartsMax)
+	if len(patterns) > 0 && lane.Full(len(data)) {
+		return fmt.Errorf("channel %q: %w", channel, ErrBusy)
+	}
+	if heard == nil && len(patterns) == 0 {
+		return nil
+	}
+	data = bytes.Clone(data)
 	if heard != nil {
-		lane.Put(heard, bytes.Clone(data))
+		lane.Put(heard, data)
+	}
+	for _, p := range patterns {
+		lane.PutMatched(p, strings.Clone(channel), data)
 	}
 	return nil
 }
@@ -151,6 +162,30 @@ func (m *Memory) Close() error {
 	set := m.set()
 	m.mu.Unlock()
 	set.Close()
+	return nil
+}
+
+// SubscribePattern is Bus.SubscribePattern.
+func (m *Memory) SubscribePattern(ctx context.Context, pattern string, r PatternReceiver) (Subscription, error) {
+	if err := CheckPattern(ctx, pattern); err != nil {
+		return nil, err
+	}
+	added := m.set().AddPattern(strings.Clone(pattern), memoryPattern{r})
+	if added == nil {
+		return nil, ErrClosed
+	}
+	return memoryPatternSubscription{added}, nil
+}
+
+// memoryPattern is a PatternReceiver whose keys are the channels.
+type memoryPattern struct{ PatternReceiver }
+
+func (p memoryPattern) ReceiveKey(key string, data []byte) { p.ReceiveFrom(key, data) }
+
+type memoryPatternSubscription struct{ added *lanes.Pattern }
+
+func (s memoryPatternSubscription) Unsubscribe() error {
+	s.added.End()
 	return nil
 }
 

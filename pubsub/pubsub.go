@@ -68,7 +68,8 @@ var (
 // then waits for itself.
 //
 // A channel's name is any bytes, none at all included, up to [ChannelBytesMax].
-// No name has a meaning: ">" and "*" are channels like "room".
+// No name has a meaning: ">" and "*" are channels like "room". Patterns are
+// something else, and have a method of their own.
 type Bus interface {
 	// Publish hands data to the bus, which keeps no reference to it. A nil error
 	// means accepted, not delivered. Items that one caller publishes to a channel one
@@ -85,6 +86,11 @@ type Bus interface {
 	// Subscribe waits while the bus is disconnected; ctx ends the wait.
 	// Errors: [ErrClosed], [ErrDenied], [ErrChannelTooLong], ctx's.
 	Subscribe(ctx context.Context, channel string, r Receiver) (Subscription, error)
+
+	// SubscribePattern is Subscribe for all channels that a pattern matches (see
+	// [CheckPattern]), also those that nobody has named yet. r gets each of their
+	// items once, whoever else receives it. Errors besides: [ErrPattern].
+	SubscribePattern(ctx context.Context, pattern string, r PatternReceiver) (Subscription, error)
 
 	// Close ends all subscriptions, items still waiting included, and waits for
 	// running calls of receivers. Closing again waits as well and returns nil.

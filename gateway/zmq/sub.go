@@ -25,6 +25,8 @@ type subscriptions struct {
 	mu         sync.RWMutex
 	closed     bool
 	receivers  map[string]*joined // by channel; the first of a list
+	patterns   map[*joinedPattern]struct{}
+	begins     map[string]int // how many patterns begin so
 	publishers map[*publisher]struct{}
 }
 
@@ -59,7 +61,7 @@ type change struct {
 }
 
 func newSubscriptions(bus pubsub.Bus) *subscriptions {
-	return &subscriptions{bus: bus, receivers: map[string]*joined{}, publishers: map[*publisher]struct{}{}}
+	return &subscriptions{bus: bus, receivers: map[string]*joined{}, patterns: map[*joinedPattern]struct{}{}, begins: map[string]int{}, publishers: map[*publisher]struct{}{}}
 }
 
 // Publish is Bus.Publish; publishers are not told.
@@ -84,7 +86,7 @@ func (s *subscriptions) Subscribe(ctx context.Context, channel string, r pubsub.
 	first := s.receivers[j.channel]
 	j.next = first
 	s.receivers[j.channel] = j
-	if first == nil {
+	if first == nil && s.begins[j.channel] == 0 {
 		s.tellLocked(change{j.channel, true})
 	}
 	return j, nil
@@ -117,7 +119,9 @@ func (s *subscriptions) removeLocked(j *joined) {
 		s.receivers[j.channel] = j.next
 	default:
 		delete(s.receivers, j.channel)
-		s.tellLocked(change{j.channel, false})
+		if s.begins[j.channel] == 0 {
+			s.tellLocked(change{j.channel, false})
+		}
 	}
 }
 
@@ -130,10 +134,21 @@ func (s *subscriptions) Close() error {
 	for _, j := range all {
 		j.ended = true
 	}
+	var patterns []*joinedPattern
+	for j := range s.patterns {
+		j.ended = true
+		patterns = append(patterns, j)
+	}
+	clear(s.patterns)
+	clear(s.begins)
 	s.mu.Unlock()
 	err := s.bus.Close()
 	for _, j := range all {
 		j.turn.Lock() // waits for a call that is running
+		j.turn.Unlock()
+	}
+	for _, j := range patterns {
+		j.turn.Lock()
 		j.turn.Unlock()
 	}
 	return err
@@ -190,8 +205,15 @@ func (s *subscriptions) heard(channel []byte) []*joined {
 func (s *subscriptions) lost() {
 	s.mu.RLock()
 	all := s.allLocked()
+	var patterns []*joinedPattern
+	for j := range s.patterns {
+		patterns = append(patterns, j)
+	}
 	s.mu.RUnlock()
 	for _, j := range all {
+		j.Lost(0)
+	}
+	for _, j := range patterns {
 		j.Lost(0)
 	}
 }
@@ -205,6 +227,11 @@ func (s *subscriptions) join() *publisher {
 	for channel := range s.receivers {
 		if channel != "" {
 			p.changes = append(p.changes, change{channel, true})
+		}
+	}
+	for begin := range s.begins {
+		if s.receivers[begin] == nil || begin == "" {
+			p.changes = append(p.changes, change{begin, true})
 		}
 	}
 	s.publishers[p] = struct{}{}
@@ -222,6 +249,10 @@ func (s *subscriptions) tellLocked(c change) {
 	if c.channel == "" {
 		return // to ZeroMQ that is all channels
 	}
+	s.tellAllLocked(c)
+}
+
+func (s *subscriptions) tellAllLocked(c change) {
 	for p := range s.publishers {
 		if len(p.changes) >= changesMax+len(s.receivers) {
 			p.slow, p.changes = true, nil
@@ -332,8 +363,8 @@ func (in *Intake) readItems(c *peerConn) error {
 			in.refuse(typeSub, refusedParts, fmt.Errorf("%w: got %d, want 2", errParts, len(parts)))
 			continue
 		}
-		heard := in.subs.heard(parts[0])
-		if len(heard) == 0 {
+		heard, matching := in.subs.heard(parts[0]), in.subs.matching(parts[0])
+		if len(heard)+len(matching) == 0 {
 			in.stats.unheard.Inc()
 			continue
 		}
@@ -345,6 +376,9 @@ func (in *Intake) readItems(c *peerConn) error {
 		in.stats.items[typeSub].Inc()
 		for _, j := range heard {
 			j.deliver(item.Raw())
+		}
+		for _, j := range matching {
+			j.deliver(string(parts[0]), item.Raw())
 		}
 	}
 }

@@ -89,6 +89,7 @@ type link struct {
 	lived      atomic.Bool               // since the last break somebody got or sent something
 	reconnects atomic.Uint64
 	confirms   atomic.Uint64 // round trips for subscriptions
+	patterns   sync.Map      // of those whose subjects have wildcards: *nats.Subscription to *lanes.Pattern
 	warned     atomic.Int64  // when last, in Unix nanoseconds
 
 	// Owned by run.
@@ -322,7 +323,7 @@ func (l *link) deliver() {
 				l.talk.take(m)
 				continue
 			}
-			if l.lanes.Lane(m.Subject).Push(m.Subject, m.Data) {
+			if l.push(m) {
 				dropped++
 			}
 		default:
@@ -332,6 +333,17 @@ func (l *link) deliver() {
 			return
 		}
 	}
+}
+
+// push takes an item to the lanes. A server sends it once for each subscription that
+// matches, so each is for its own.
+func (l *link) push(m *nats.Msg) (dropped bool) {
+	lane := l.lanes.Lane(m.Subject)
+	if m.Sub == nil || m.Sub.Subject == m.Subject {
+		return lane.Push(m.Subject, m.Data)
+	}
+	p, ok := l.patterns.Load(m.Sub)
+	return ok && lane.PushMatched(p.(*lanes.Pattern), m.Subject, m.Data)
 }
 
 // live notes that from now on, items missed are missed after others.
@@ -504,6 +516,9 @@ func (l *link) adjust(conn *nats.Conn, channel *lanes.Channel) {
 		switch {
 		case err == nil:
 			channel.Interest = interest
+			if p := channel.Pattern(); p != nil {
+				l.patterns.Store(interest, p)
+			}
 		case errors.Is(err, nats.ErrConnectionClosed):
 			// reopen takes up every channel.
 		default:
@@ -519,6 +534,7 @@ func (l *link) adjust(conn *nats.Conn, channel *lanes.Channel) {
 	if interest, ok := channel.Interest.(*nats.Subscription); ok {
 		// It fails only on a connection that is closed, which has no interest.
 		_ = interest.Unsubscribe()
+		l.patterns.Delete(interest)
 		channel.Interest = nil
 	}
 	l.mu.Lock()
@@ -558,6 +574,7 @@ func (l *link) reopen(changed map[*lanes.Channel]struct{}) bool {
 		clear(changed)
 		return false
 	}
+	l.patterns.Clear()
 	for _, channel := range l.lanes.Channels() {
 		channel.Interest = nil
 		changed[channel] = struct{}{}

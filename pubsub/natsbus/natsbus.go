@@ -56,6 +56,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -209,14 +210,22 @@ func (b *Bus) publish(channel string, data []byte) error {
 	lane.Out.Lock()
 	defer lane.Out.Unlock()
 	heard, full := lane.Admit(subject, len(data))
-	if full {
+	patterns := b.lanes.Matching(subject, 0)
+	if full || len(patterns) > 0 && lane.Full(len(data)) {
 		return pubsub.ErrBusy
 	}
 	if err := b.link.publish(subject, data); err != nil {
 		return err
 	}
+	if heard == nil && len(patterns) == 0 {
+		return nil
+	}
+	data = bytes.Clone(data)
 	if heard != nil {
-		lane.Put(heard, bytes.Clone(data))
+		lane.Put(heard, data)
+	}
+	for _, p := range patterns {
+		lane.PutMatched(p, strings.Clone(subject), data)
 	}
 	return nil
 }
@@ -254,6 +263,53 @@ func (b *Bus) Connect(options ...nats.Option) (*nats.Conn, error) {
 		return nil, fmt.Errorf("natsbus: %w", err)
 	}
 	return conn, nil
+}
+
+// SubscribePattern is Bus.SubscribePattern: a subscription with the same wildcards,
+// which mean the same to NATS.
+func (b *Bus) SubscribePattern(ctx context.Context, pattern string, r pubsub.PatternReceiver) (pubsub.Subscription, error) {
+	if err := pubsub.CheckPattern(ctx, pattern); err != nil {
+		return nil, err
+	}
+	if b.closed.Load() {
+		return nil, pubsub.ErrClosed
+	}
+	added := b.lanes.AddPattern(string(appendPattern(nil, b.begin, pattern)), &patternReceiver{r, b.begin})
+	if added == nil {
+		return nil, pubsub.ErrClosed
+	}
+	s := &patternSubscription{added, b.link}
+	if err := b.link.join(ctx, &added.Channel); err != nil {
+		s.Unsubscribe()
+		return nil, fmt.Errorf("pattern %q: %w", pattern, err)
+	}
+	return s, nil
+}
+
+// patternReceiver is a receiver whose keys are subjects.
+type patternReceiver struct {
+	pubsub.PatternReceiver
+	begin string
+}
+
+// ReceiveKey passes over what is no channel's subject: other programs may publish
+// to any that a wildcard matches.
+func (r *patternReceiver) ReceiveKey(key string, data []byte) {
+	if channel, ok := channelOf(r.begin, key); ok {
+		r.ReceiveFrom(channel, data)
+	}
+}
+
+type patternSubscription struct {
+	added *lanes.Pattern
+	link  *link
+}
+
+func (s *patternSubscription) Unsubscribe() error {
+	if ended := s.added.End(); !ended {
+		s.link.leave(&s.added.Channel)
+	}
+	return nil
 }
 
 // Close is Bus.Close. Items that were accepted are sent first, for up to a second.

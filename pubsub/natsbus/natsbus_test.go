@@ -136,6 +136,18 @@ func (p *pair) Subscribe(ctx context.Context, channel string, r pubsub.Receiver)
 	return s, err
 }
 
+func (p *pair) SubscribePattern(ctx context.Context, pattern string, r pubsub.PatternReceiver) (pubsub.Subscription, error) {
+	s, err := p.Bus.SubscribePattern(ctx, pattern, r)
+	some := strings.NewReplacer("*", "x", ">", "x").Replace(pattern)
+	for end := time.Now().Add(patience); err == nil && p.interest && !p.publisher.Knows(some); {
+		if time.Now().After(end) {
+			return nil, errors.New("the interest does not reach the other node")
+		}
+		time.Sleep(100 * time.Microsecond) // nothing tells that it has
+	}
+	return s, err
+}
+
 func (p *pair) Close() error { return errors.Join(p.publisher.Close(), p.Bus.Close()) }
 
 func eventually(t *testing.T, what string, is func() bool) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/gripway/gripway/pubsub"
 )
 
 // A channel's subject is
@@ -30,7 +32,7 @@ const (
 	// partsMax is how many parts a subject may have for its channel. Each costs the
 	// server some 500 bytes, and a step of a recursion per item; the dots that
 	// would begin more are written %2E.
-	partsMax = 16
+	partsMax = pubsub.PartsMax
 
 	// prefixBytesMax keeps prefix, "item" and the longest encoded channel within a
 	// line of the protocol; see pubsub.ChannelBytesMax.
@@ -52,9 +54,21 @@ func Subject(prefix, channel string) string {
 // merely looks alike, such as %61 for a.
 func Channel(prefix, subject string) (string, error) {
 	begin := prefixOr(prefix) + itemPart
+	if !strings.HasPrefix(subject, begin) {
+		return "", fmt.Errorf("subject %.100q: %w: it does not begin with %q", subject, ErrSubject, begin)
+	}
+	channel, ok := channelOf(begin, subject)
+	if !ok {
+		return "", fmt.Errorf("subject %.100q: %w: its channel would be written otherwise", subject, ErrSubject)
+	}
+	return channel, nil
+}
+
+// channelOf is Channel for subjects that begin so.
+func channelOf(begin, subject string) (string, bool) {
 	encoded, ok := strings.CutPrefix(subject, begin)
 	if !ok {
-		return "", fmt.Errorf("subject %.100q: %w: it does not begin with %q", subject, ErrSubject, begin)
+		return "", false
 	}
 	channel := make([]byte, 0, len(encoded))
 	for i := 0; i < len(encoded); i++ {
@@ -72,10 +86,25 @@ func Channel(prefix, subject string) (string, error) {
 		// Otherwise the % must stand for an empty part; the check below sees to it.
 	}
 	// One way of writing, and one place that knows it.
-	if name := string(channel); string(appendSubject(nil, begin, name)) == subject {
-		return name, nil
+	name := string(channel)
+	var buffer [256]byte
+	return name, string(appendSubject(buffer[:0], begin, name)) == subject
+}
+
+// appendPattern appends begin and the subject of a pattern, for which
+// pubsub.CheckPattern holds: its wildcards are those of NATS.
+func appendPattern(dst []byte, begin, pattern string) []byte {
+	for i, part := range strings.Split(pattern, ".") {
+		if i > 0 {
+			begin = "."
+		}
+		if part == "*" || part == ">" {
+			dst = append(append(dst, begin...), part...)
+			continue
+		}
+		dst = appendSubject(dst, begin, part)
 	}
-	return "", fmt.Errorf("subject %.100q: %w: its channel would be written otherwise", subject, ErrSubject)
+	return dst
 }
 
 // appendSubject appends begin (prefix and "item") and the channel, encoded.

@@ -37,7 +37,7 @@ const (
 	// and the header of its allocation. It also bounds how many empty items wait.
 	itemOverhead = 64
 
-	// queueKept is how many slots (of 48 bytes) a lane keeps for the next burst
+	// queueKept is how many slots (of 56 bytes) a lane keeps for the next burst
 	// once a longer queue has drained.
 	queueKept = 1024
 )
@@ -56,7 +56,8 @@ type Set struct {
 	bytesMax int64
 	running  sync.WaitGroup
 
-	closed atomic.Bool
+	closed   atomic.Bool
+	patterns patterns
 
 	// generation grows whenever items may have been missed on every channel.
 	generation atomic.Uint32
@@ -68,7 +69,8 @@ type Lane struct {
 	// item away and puts it here keeps the two orders the same. Taken before mu.
 	Out sync.Mutex
 
-	set *Set
+	set   *Set
+	index int // in set.lanes
 
 	// waiting is the cost of all items queued or being delivered: added to by
 	// whoever puts (under mu), subtracted from by run.
@@ -103,6 +105,9 @@ type Channel struct {
 	// queued is how many of its items wait; what more is made from.
 	queued atomic.Int32
 
+	// pattern is what the channel stands for, nil for a channel.
+	pattern *Pattern
+
 	// Guarded by lane.mu.
 	generation uint32
 	markAt     int32  // where in lane.queue its open mark is, plus 1
@@ -125,6 +130,7 @@ type item struct {
 	lost       int32  // of a mark; 0 = unknown
 	generation uint32 // of a mark for all channels
 	mark       bool
+	pattern    *Pattern // of a mark that is for one
 }
 
 // New starts count lanes, each of which holds up to bytesMax (or one item,
@@ -138,7 +144,7 @@ func New(count, bytesMax int) *Set {
 	}
 	set := &Set{seed: maphash.MakeSeed(), bytesMax: int64(bytesMax)}
 	for range count {
-		lane := &Lane{set: set, channels: make(map[string]*Channel)}
+		lane := &Lane{set: set, index: len(set.lanes), channels: make(map[string]*Channel)}
 		lane.wake.L = &lane.mu
 		set.lanes = append(set.lanes, lane)
 		set.running.Go(lane.run)
@@ -230,7 +236,7 @@ func (set *Set) After(fn func()) {
 // what to call.
 const passing = -1
 
-// Channels is every channel now subscribed.
+// Channels is every channel now subscribed, and those that stand for patterns.
 func (set *Set) Channels() []*Channel {
 	var all []*Channel
 	for _, lane := range set.lanes {
@@ -239,6 +245,9 @@ func (set *Set) Channels() []*Channel {
 			all = append(all, channel)
 		}
 		lane.mu.Unlock()
+	}
+	for _, p := range set.Patterns() {
+		all = append(all, &p.Channel)
 	}
 	return all
 }
@@ -288,6 +297,9 @@ func (s *Subscription) End() (ended bool) {
 
 // Heard reports whether anybody receives the channel.
 func (c *Channel) Heard() bool { return c.first.Load() != nil }
+
+// Pattern is what the channel stands for, or nil.
+func (c *Channel) Pattern() *Pattern { return c.pattern }
 
 // Forget removes the channel from its set if nobody receives it any more, and
 // reports whether it did. Afterwards the channel is dead: the same key
@@ -424,6 +436,10 @@ func (lane *Lane) deliver(it *item, at uint64) {
 		lane.loseAll(it.generation, at)
 	case it.mark && it.lost == passing:
 		it.channel.Interest.(func())()
+	case it.mark && it.lost == matched:
+		lane.deliverMatched(it)
+	case it.mark && it.lost == matchedHole:
+		it.pattern.loseMatched()
 	case it.mark:
 		it.channel.lose(int(it.lost), at)
 	default:
@@ -440,6 +456,7 @@ func (lane *Lane) deliver(it *item, at uint64) {
 // loseAll leaves alone who was told since; who is told here stays behind if
 // there was another break meanwhile, and is told again when that is mended.
 func (lane *Lane) loseAll(generation uint32, at uint64) {
+	lane.losePatterns(generation)
 	var behind []*Channel
 	lane.mu.Lock()
 	for _, channel := range lane.channels {

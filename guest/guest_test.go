@@ -209,23 +209,104 @@ func TestEveryRequestHasAMemoryOfItsOwn(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		opts guest.LoadOptions
-	}{{"fresh", guest.LoadOptions{Parked: -1}}, {"parked", guest.LoadOptions{}}} {
+	}{{"fresh", guest.LoadOptions{Parked: -1}}, {"parked", guest.LoadOptions{}}, {"snapshot", guest.LoadOptions{Snapshot: true}}} {
 		t.Run(c.name, func(t *testing.T) {
 			p, _ := load(t, dirty, c.opts)
 			for range 30 {
 				if got, err := status(t, p); err != nil || got != 1+3+7 {
 					t.Fatalf("got %d, %v, want 11: something was left of another request", got, err)
 				}
-				if c.name == "parked" {
+				if c.name != "fresh" {
 					until(t, "a parked sandbox", func() bool { return p.Stats().Parked > 0 })
 				}
 			}
-			until(t, "a spare instance", func() bool { return p.Stats().Spare > 0 }) // so instances are used again
-			if got := p.Stats(); c.name == "parked" && got.Starts[guest.WayParked] < 20 {
-				t.Errorf("got %v, want most to have been parked", got.Starts)
+			got := p.Stats().Starts
+			switch c.name {
+			case "parked":
+				if got[guest.WayParked] < 20 {
+					t.Errorf("got %v, want most to have been parked", got)
+				}
+				fallthrough
+			case "fresh":
+				until(t, "a spare instance", func() bool { return p.Stats().Spare > 0 }) // so they are used again
+			case "snapshot":
+				if got[guest.WaySnapshot] < 20 {
+					t.Errorf("got %v, want most from the snapshot", got)
+				}
 			}
 		})
 	}
+}
+
+// What a guest does before it asks for its request is done once, and what it does
+// afterwards leaves nothing: neither in memory, nor in globals, nor on its stack.
+func TestASnapshotIsWhereItAskedForItsRequest(t *testing.T) {
+	for _, c := range []struct{ name, end, start string }{
+		{"exit", `(call $exit (i32.const 0))`, ""},
+		{"exit with a code", `(call $exit (i32.const 9))`, ""},
+		{"return", ``, ""},
+		{"further", `(drop (call $further (i32.const 1)))`, ""},
+		{"start function", ``, `(start $s)`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, abi := load(t, `(memory 1 8) (global $count (mut i32) (i32.const 0)) (data (i32.const 10) "\01")
+				(func $s (call $note (i32.const 77))) `+c.start+`
+				(func $serve (param $on i32) (result i32)
+					(drop (call $next))
+					(local.get $on))
+				(func $deep (param $n i32) (result i32) (local $keep i32)
+					(local.set $keep (i32.mul (local.get $n) (i32.const 3)))
+					(if (result i32) (local.get $n)
+						(then (i32.add (i32.sub (local.get $keep) (local.get $keep)) (call $deep (i32.sub (local.get $n) (i32.const 1)))))
+						(else (call $serve (i32.const 40)))))
+				(func (export "_start") (local $mine i32)
+					(call $note (i32.const 1))
+					(global.set $count (i32.const 100))
+					(i32.store8 (i32.const 10) (i32.const 60))
+					(if (i32.ne (memory.grow (i32.const 1)) (i32.const 1)) (then unreachable))
+					(i32.store8 (i32.const 100000) (i32.const 5))
+					(local.set $mine (call $deep (i32.const 500)))
+					(call $answer (i32.add (i32.add (local.get $mine) (global.get $count))
+						(i32.add (i32.load8_u (i32.const 10)) (i32.add (i32.load8_u (i32.const 100000)) (memory.size)))))
+					(global.set $count (i32.const 0))
+					(i32.store8 (i32.const 10) (i32.const 0))
+					(i32.store8 (i32.const 100000) (i32.const 0))
+					(drop (memory.grow (i32.const 2)))
+					`+c.end+`)`, guest.LoadOptions{Snapshot: true, Parked: 1})
+			for i := range 50 {
+				if got, err := status(t, p); err != nil || got != 40+100+60+5+2 {
+					t.Fatalf("request %d: got %d, %v, want 207", i, got, err)
+				}
+				until(t, "it to be parked again", func() bool { return p.Stats().Parked == 1 && p.Stats().Sandboxes == 1 })
+			}
+			starts := 0
+			for _, n := range abi.noted() {
+				if n == 1 {
+					starts++
+				}
+			}
+			if starts > 3 {
+				t.Errorf("the guest's own start was run %d times", starts)
+			}
+			if got := p.Stats().Starts[guest.WaySnapshot]; got < 40 {
+				t.Errorf("got %v", p.Stats().Starts)
+			}
+			if code := p.Stats().Faults[guest.FaultExit]; c.name == "exit with a code" && code < 49 {
+				t.Errorf("got %d exits", code)
+			}
+		})
+	}
+}
+
+func TestAfterATrapASnapshotIsMadeAnew(t *testing.T) {
+	p, _ := load(t, `(memory 1) (func (export "_start")
+		(i32.store (i32.const 0) (i32.const 200)) (drop (call $next)) (call $answer (i32.load (i32.const 0))) unreachable)`, guest.LoadOptions{Snapshot: true})
+	for range 5 {
+		if got, err := status(t, p); err != nil || got != 200 {
+			t.Fatalf("got %d, %v", got, err)
+		}
+	}
+	until(t, "five faults", func() bool { return p.Stats().Faults[guest.FaultAbort] == 5 })
 }
 
 func TestAnInstanceThatCannotBeResetIsNotUsedAgain(t *testing.T) {

@@ -25,6 +25,9 @@ func defineHost(ctx context.Context, r wazero.Runtime) error {
 		FromContext(ctx).unknown(uint32(stack[0]))
 	}), i32, nil).Export(wasm.HostUnknown).
 		NewFunctionBuilder().WithGoFunction(api.GoFunc(park), nil, i32).Export(wasm.HostPark).
+		NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, _ []uint64) {
+		FromContext(ctx).exit(0)
+	}), nil, nil).Export(wasm.HostOver).
 		Instantiate(ctx)
 	return err
 }

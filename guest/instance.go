@@ -21,6 +21,14 @@ type instance struct {
 	memory  *memory // nil: it has none
 	globals []api.MutableGlobal
 	uses    int
+	saved   *saved // what it was when it first wanted a request; nil: that was not kept
+}
+
+// saved is an instance at a point in time.
+type saved struct {
+	image   *image
+	size    uint64
+	globals []uint64
 }
 
 // newInstance makes an instance of a program.
@@ -59,10 +67,15 @@ func (i *instance) reset() bool {
 	if p.Fresh != "" {
 		return false
 	}
-	if i.memory != nil {
-		if i.memory.reset() != nil || !resize(i.module.Memory(), uint64(p.MemoryMin)*wasm.PageBytes) {
+	if i.saved != nil {
+		i.saved.image.close()
+		i.saved = nil
+		if i.memory != nil && i.memory.begin(i.program.first) != nil {
 			return false
 		}
+	}
+	if !i.resetMemory(uint64(p.MemoryMin) * wasm.PageBytes) {
+		return false
 	}
 	for n, g := range i.globals {
 		g.Set(p.Globals[n].Value)
@@ -70,5 +83,51 @@ func (i *instance) reset() bool {
 	return true
 }
 
+func (i *instance) resetMemory(size uint64) bool {
+	return i.memory == nil || i.memory.reset() == nil && resize(i.module.Memory(), size)
+}
+
+// save keeps what the instance is now.
+func (i *instance) save() error {
+	v := &saved{}
+	var b []byte
+	if i.memory != nil {
+		v.size = i.memory.size
+		b, _ = i.module.Memory().Read(0, uint32(v.size))
+	}
+	var err error
+	if v.image, err = newImage(b); err != nil {
+		return err
+	}
+	if i.memory != nil {
+		if err = i.memory.begin(v.image); err != nil {
+			v.image.close()
+			return err
+		}
+	}
+	for _, g := range i.globals {
+		v.globals = append(v.globals, g.Get())
+	}
+	i.saved = v
+	return nil
+}
+
+// restore makes the instance what it was when it was saved. False: that cannot be
+// done.
+func (i *instance) restore() bool {
+	if !i.resetMemory(i.saved.size) {
+		return false
+	}
+	for n, g := range i.globals {
+		g.Set(i.saved.globals[n])
+	}
+	return true
+}
+
 // close frees the instance and its memory.
-func (i *instance) close() { i.module.Close(context.Background()) }
+func (i *instance) close() {
+	if i.saved != nil {
+		i.saved.image.close()
+	}
+	i.module.Close(context.Background())
+}

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"unsafe"
@@ -29,8 +30,19 @@ func newImage(b []byte) (*image, error) {
 		i.close()
 		return nil, os.NewSyscallError("ftruncate", err)
 	}
+	zeros := make([]byte, page)
 	for at := 0; at < len(b); {
-		n, err := unix.Pwrite(fd, b[at:], int64(at))
+		// Pages of zeros are left out: a hole costs nothing.
+		end := at
+		for end < len(b) && !bytes.Equal(b[end:min(end+page, len(b))], zeros[:min(page, len(b)-end)]) {
+			end += page
+		}
+		end = min(end, len(b))
+		if end == at {
+			at += page
+			continue
+		}
+		n, err := unix.Pwrite(fd, b[at:end], int64(at))
 		if err != nil {
 			i.close()
 			return nil, os.NewSyscallError("pwrite", err)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // pool is a program's sandboxes, and who gets which request. A request goes to a
@@ -98,6 +100,9 @@ func (l *pool) assign(x *Exchange) error {
 		l.parked = l.parked[:n-1]
 		l.lowest = min(l.lowest, n-1)
 		s.way = WayParked
+		if s.seat.restored {
+			s.way = WaySnapshot
+		}
 		l.give(s, x)
 		l.refill()
 		return nil
@@ -108,7 +113,7 @@ func (l *pool) assign(x *Exchange) error {
 		l.program.faults[f.Kind].Add(1)
 		return f
 	}
-	s := l.start(WayFresh)
+	s := l.start(false)
 	l.give(s, x)
 	if l.target < l.program.opts.Parked {
 		l.target++
@@ -140,19 +145,33 @@ func (l *pool) giveBack(s *Sandbox, x *Exchange) {
 	}
 }
 
-// start starts a sandbox. The pool is locked.
-func (l *pool) start(way Way) *Sandbox {
+// start starts a sandbox, early or for a request. The pool is locked.
+func (l *pool) start(early bool) *Sandbox {
+	t := &seat{}
+	s := l.sandbox(t, early)
+	t.sandbox = s
+	ctx := context.WithValue(l.ctx, seatKey{}, t)
+	if l.program.prepared.Parks {
+		ctx = experimental.WithSnapshotter(ctx)
+	}
+	l.live.Add(1)
+	go t.run(ctx)
+	return s
+}
+
+// sandbox makes a sandbox for a seat. The pool is locked.
+func (l *pool) sandbox(t *seat, early bool) *Sandbox {
 	p := l.program
-	s := &Sandbox{Program: p, Log: p.log, inbox: make(chan *Exchange, 1), way: way}
+	s := &Sandbox{Program: p, Log: p.log, seat: t, inbox: make(chan *Exchange, 1), way: WayFresh, early: early}
 	s.ctx, s.cancel = context.WithCancelCause(l.ctx)
-	s.ctx = context.WithValue(s.ctx, seatKey{}, &seat{s})
 	context.AfterFunc(s.ctx, func() { s.stopped.Store(true) })
 	if wall := p.opts.Limits.Wall; wall > 0 {
 		s.wall = time.AfterFunc(wall, s.wallOver)
 	}
 	l.sandboxes++
-	l.live.Add(1)
-	go s.live()
+	if early {
+		l.starting++
+	}
 	return s
 }
 
@@ -161,9 +180,15 @@ func (l *pool) refill() {
 	if !l.parks || l.closed || l.failed >= startsFailedMax && time.Now().Before(l.resting) {
 		return
 	}
-	for len(l.parked)+l.starting < l.target && l.sandboxes < l.program.opts.Limits.Sandboxes {
-		l.starting++
-		l.start(WayParked)
+	for l.sandboxes < l.program.opts.Limits.Sandboxes {
+		have := len(l.parked) + l.starting
+		if l.program.prepared.Parks {
+			have = l.sandboxes // those that run are parked again afterwards
+		}
+		if have >= l.target {
+			break
+		}
+		l.start(true)
 	}
 	if !l.keeping && l.target > 0 {
 		l.keeping = true
@@ -228,7 +253,7 @@ func (l *pool) ask(s *Sandbox) (*Exchange, place) {
 	s.asked++
 	if s.asked == 1 {
 		l.parks = true
-		if s.way == WayParked {
+		if s.early {
 			l.starting--
 			l.failed = 0
 		}
@@ -291,6 +316,12 @@ func (l *pool) stateOf(s *Sandbox) sandboxState {
 	return s.state
 }
 
+func (l *pool) askedBy(s *Sandbox) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.asked
+}
+
 func (l *pool) wayOf(s *Sandbox) Way {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -324,41 +355,10 @@ func (x *Exchange) end(err error) {
 	})
 }
 
-// live is a sandbox's goroutine.
-func (s *Sandbox) live() {
-	l := &s.Program.pool
-	var i *instance
-	var err error
-	finished := false
-	defer func() {
-		// Also when the goroutine is ended, as tests do, or something of ours
-		// panics, which is not held up.
-		if !finished {
-			err = &Fault{Kind: FaultHost, Text: "the sandbox was given up"}
-		}
-		s.end(i, err)
-		l.live.Done()
-	}()
-	s.resumed = time.Now()
-	s.System.Wait, s.System.Stopped, s.System.CPU = s.Wait, s.Context, s.CPUTime
-	s.instance = s.Program.abi.abi.Open(s)
-	s.instance.Configure(&s.System)
-	if i, err = l.take(s.ctx); err == nil {
-		s.module = i.module
-		if start := s.Program.prepared.Start; start != "" {
-			_, err = i.module.ExportedFunction(start).Call(s.ctx)
-		}
-		if err == nil {
-			err = s.instance.Run(s.ctx, i.module)
-		}
-	}
-	finished = true
-}
-
-// end lets go of all that the sandbox held. Nobody else uses its instance any more
-// once the ABI's side is closed.
-func (s *Sandbox) end(i *instance, err error) {
-	p, l := s.Program, &s.Program.pool
+// end lets go of all that the sandbox held, and says whether it failed. Nobody uses
+// its instance for it any more afterwards.
+func (s *Sandbox) end(err error) *Fault {
+	p, l, i := s.Program, &s.Program.pool, s.seat.instance
 	fault := classify(s.ctx, err)
 	if fault != nil && i != nil && i.memory != nil && i.memory.refused && memoryMayBe(fault.Kind) {
 		fault = &Fault{Kind: FaultMemory, Text: fmt.Sprintf("it wanted more than its %d bytes of memory: %s", i.memory.max, fault.Text)}
@@ -373,11 +373,10 @@ func (s *Sandbox) end(i *instance, err error) {
 		s.instance.Close()
 	}
 	s.stop(errEnded)
-	l.put(i, fault)
 
 	l.mu.Lock()
 	l.sandboxes--
-	if s.asked == 0 && s.way == WayParked {
+	if s.asked == 0 && s.early {
 		l.starting--
 		if l.failed++; l.failed >= startsFailedMax {
 			l.resting = time.Now().Add(restFor)
@@ -412,6 +411,7 @@ func (s *Sandbox) end(i *instance, err error) {
 			x.end(ErrUndecided)
 		}
 	}
+	return fault
 }
 
 // errEnded is why the context of a sandbox that has ended is done.

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tetratelabs/wazero/api"
-
 	"github.com/gripway/gripway/guest/internal/wasi"
 )
 
@@ -26,7 +24,7 @@ type Sandbox struct {
 	Log      *slog.Logger
 	System   System
 	instance Instance
-	module   api.Module
+	seat     *seat
 
 	ctx     context.Context // ends the guest when it does
 	cancel  context.CancelCauseFunc
@@ -48,8 +46,9 @@ type Sandbox struct {
 	exchanges []*Exchange    // given to it and not given back
 	inbox     chan *Exchange // of capacity 1: one given to it and not received; never closed
 	state     sandboxState
-	asked     int // how often it has asked for one
-	way       Way // how it was started
+	asked     int  // how often it has asked for one
+	way       Way  // how it came to its request
+	early     bool // it is on its way to being parked
 }
 
 // sandboxState is what a sandbox does.
@@ -60,10 +59,6 @@ const (
 	stateParked               // for its first request
 	stateWaiting              // for a further one
 )
-
-// seat is where the sandbox of a call sits: a guest that is started from a snapshot
-// goes on in the same call with another sandbox.
-type seat struct{ sandbox *Sandbox }
 
 // seatKey finds the seat in the context of a host function.
 type seatKey struct{}

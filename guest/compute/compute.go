@@ -82,6 +82,11 @@ func (ABI) Recognise(m *guest.Module) bool {
 	return false
 }
 
+// Parks is guest.Parker.
+func (ABI) Parks(module, name string) bool {
+	return module == "fastly_http_req" && name == "body_downstream_get" || module == "env" && name == "xqd_req_body_downstream_get"
+}
+
 // implemented are the hostcalls there are, by module and name. All others of the
 // ABI answer statusUnsupported.
 var implemented = map[string]map[string]hostcall{

@@ -45,6 +45,10 @@ type System struct {
 	// CPU is how long it has run; nil is never.
 	CPU func() time.Duration
 
+	// Exit is told when the guest exits, and may not return; otherwise the guest is
+	// ended with a *sys.ExitError. Nil: nobody is told.
+	Exit func(code uint32)
+
 	// Wait runs a function that waits, Stopped ends when the guest is to be stopped.
 	// Either may be nil.
 	Wait    func(func())
@@ -189,7 +193,10 @@ func Define(ctx context.Context, r wazero.Runtime, system func(ctx context.Conte
 			stack[0] = uint64(do(&c))
 		}), params, []api.ValueType{api.ValueTypeI32}).Export(f.name)
 	}
-	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(_ context.Context, stack []uint64) {
+	b.NewFunctionBuilder().WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+		if s := system(ctx); s.Exit != nil {
+			s.Exit(uint32(stack[0]))
+		}
 		panic(sys.NewExitError(uint32(stack[0])))
 	}), []api.ValueType{api.ValueTypeI32}, nil).Export("proc_exit")
 	_, err := b.Instantiate(ctx)

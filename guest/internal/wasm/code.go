@@ -59,7 +59,8 @@ type Instruction struct {
 	Depth int    // how many blocks it is in; that of a block or an End is outside
 }
 
-// Walk calls visit for each instruction of a body. Blocks are balanced: the last
+// Walk calls visit for each instruction of a body, which is valid until visit
+// returns. Blocks are balanced: the last
 // one is the End of the function, at depth 0.
 func (c *Code) Walk(visit func(in *Instruction)) (err error) {
 	r := &reader{b: c.Body, end: len(c.Body)}
@@ -74,8 +75,9 @@ func (c *Code) Walk(visit func(in *Instruction)) (err error) {
 		}
 	}()
 	depth := 0
+	var in Instruction // one for all, since it escapes
 	for {
-		in := Instruction{At: r.at, Depth: depth}
+		in = Instruction{At: r.at, Depth: depth}
 		r.instruction(&in)
 		in.Next = r.at
 		switch in.Op {
@@ -107,7 +109,15 @@ func (c *Code) Walk(visit func(in *Instruction)) (err error) {
 func (r *reader) instruction(in *Instruction) {
 	op := r.byte()
 	in.Op = op
-	switch {
+	switch { // what there is most of comes first
+	case op >= 0x45 && op <= 0xc4: // numbers
+	case op == OpCall || op >= OpLocalGet && op <= OpTableSet || op == OpRefFunc:
+		in.Index = r.u32()
+	case op == OpI32Const:
+		r.signed(32)
+	case op >= 0x28 && op <= 0x3e: // loads and stores
+		r.u32()
+		r.u32()
 	case op == OpUnreachable || op == 0x01 || op == OpElse || op == OpEnd || op == OpReturn || op == 0x1a || op == 0x1b:
 	case op == OpBlock || op == OpLoop || op == OpIf:
 		r.signed(33)
@@ -116,27 +126,19 @@ func (r *reader) instruction(in *Instruction) {
 	case op == 0x0e: // br_table
 		r.vector(func() { r.u32() })
 		r.u32()
-	case op == OpCall || op == OpRefFunc || op >= OpLocalGet && op <= OpTableSet:
-		in.Index = r.u32()
 	case op == OpCallIndirect:
 		in.Index = r.u32()
 		r.u32()
 	case op == 0x1c: // select of a type
 		r.vector(func() { r.valueType() })
-	case op >= 0x28 && op <= 0x3e: // loads and stores
-		r.u32()
-		r.u32()
 	case op == OpMemorySize || op == 0x40: // and memory.grow
 		r.u32()
-	case op == OpI32Const:
-		r.signed(32)
 	case op == OpI64Const:
 		r.signed(64)
 	case op == OpF32Const:
 		r.bytes(4)
 	case op == OpF64Const:
 		r.bytes(8)
-	case op >= 0x45 && op <= 0xc4: // numbers
 	case op == OpRefNull:
 		r.refType()
 	case op == 0xd1: // ref.is_null

@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,7 @@ const (
 	HostCheck   = "check"   // ()->(i32): the budget is used up; returns a new one
 	HostUnknown = "unknown" // (i32)->(): an unknown import was called, this one of Prepared.Unknown
 	HostPark    = "park"    // ()->(i32): a function of Options.Park is about to be called; it is, when this returns other than 0
+	HostOver    = "over"    // ()->(): with Options.Park, _start is about to return
 )
 
 // TableMax bounds the elements of a table: Viceroy's number.
@@ -55,6 +57,9 @@ type Prepared struct {
 
 	// Start is what the start function is exported as. Empty: there is none.
 	Start string
+
+	// Parks says whether there are functions that ask HostPark.
+	Parks bool
 
 	// Globals are those that may change, exported by these names, with their types.
 	Globals []SavedGlobal
@@ -151,8 +156,10 @@ func (m *Module) Prepare(opts Options) (*Prepared, error) {
 	if len(unknown) > 0 {
 		unknownFunction = host(HostUnknown, []byte{I32}, nil)
 	}
+	var overFunction uint32
 	if len(parked) > 0 {
 		parkFunction = host(HostPark, nil, []byte{I32})
+		overFunction = host(HostOver, nil, nil)
 	}
 	own := uint32(len(imports))
 	for i := range m.Funcs {
@@ -190,6 +197,21 @@ func (m *Module) Prepare(opts Options) (*Prepared, error) {
 		w.byte(OpEnd)
 		functions[i] = add(importType(i), Code{Body: w})
 	}
+	begin, over, overIndex := 0, Code{}, uint32(0)
+	if len(parked) > 0 {
+		begin = slices.IndexFunc(m.Exports, func(e Export) bool { return e.Name == "_start" && e.Kind == KindFunc })
+		if begin >= 0 && m.TypeOf(m.Exports[begin].Index).String() == "()->()" {
+			var w writer
+			w.byte(OpCall)
+			w.u32(functions[m.Exports[begin].Index])
+			w.byte(OpCall)
+			w.u32(overFunction)
+			w.byte(OpEnd)
+			over = Code{Body: w}
+			overIndex = add(m.typeIndex(nil, nil), over)
+		}
+		p.Parks = true
+	}
 	if !opts.NoChecks && m.counts[KindMemory]+len(m.Memories) > 0 {
 		three := m.typeIndex([]byte{I32, I32, I32}, nil)
 		r.copy = add(three, r.copyCode(false))
@@ -213,6 +235,9 @@ func (m *Module) Prepare(opts Options) (*Prepared, error) {
 	m.Imports = imports
 	m.counts[KindFunc] = len(imports)
 	m.renumber(functions)
+	if over.Body != nil {
+		m.Exports[begin].Index = overIndex
+	}
 	if m.Start != nil {
 		p.Start = HostModule + ":start"
 		m.Exports = append(m.Exports, Export{p.Start, KindFunc, *m.Start})

@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -599,24 +598,19 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network, gues
 		return route, nil
 	}
 	options := origin.Options{PathBeg: line.PathBeg, Network: network}
-	for i, target := range line.Targets {
-		// How clients are held is the route's matter, and its first target says it.
-		if i == 0 {
-			route.OverHTTP, route.OneEvent, route.Untrusted = target.OverHTTP || target.Test, target.OneEvent, target.Untrusted
-		}
-		for _, channel := range target.Sub {
-			if !slices.Contains(route.Channels, channel) {
-				route.Channels = append(route.Channels, channel)
-			}
-		}
+	for _, target := range line.Targets {
 		options.Targets = append(options.Targets, origin.Target{
 			Addr: target.Addr, TLS: target.TLS, Insecure: target.Insecure, TrustConnectHost: target.TrustConnectHost,
-			OverHTTP: target.OverHTTP, Untrusted: target.Untrusted, OneEvent: target.OneEvent, Test: target.Test, Host: target.Host,
+			OverHTTP: target.OverHTTP || target.Test, Untrusted: target.Untrusted, OneEvent: target.OneEvent, Test: target.Test, Host: target.Host,
 			Sub: target.Sub, ClientCert: target.ClientCert, ClientKey: target.ClientKey,
 		})
 	}
-	route.Pool, err = origin.NewPool(options)
-	return route, err
+	pool, err := origin.NewPool(options)
+	if err != nil {
+		return nil, err
+	}
+	route.UsePool(pool)
+	return route, nil
 }
 
 // watch follows the file until ctx ends; SIGHUP reads it at once.

@@ -221,6 +221,9 @@ func (g *Gateway) prepareRoute(route *Route) {
 			g.log.Error("signing", "route", route.name(), "error", err)
 		}
 	}
+	for _, part := range route.Parts {
+		g.prepareRoute(part)
+	}
 }
 
 // Recover has all held long polls ask their origins again.

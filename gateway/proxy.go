@@ -53,7 +53,7 @@ func (g *Gateway) serveHTTP(w http.ResponseWriter, r *http.Request, route *Route
 		kept = &keptBody{body: request.Body, closed: make(chan struct{})}
 		request.Body = kept
 	}
-	response, err := route.Pool.RoundTrip(request)
+	response, route, err := route.roundTrip(request)
 	if err != nil {
 		g.originFailed(w, r, route, err)
 		return
@@ -207,7 +207,7 @@ func (g *Gateway) askOrigin(r *http.Request, route *Route, last []hold.Last) (*h
 		return nil, nil, false, err
 	}
 	addLast(request.Header)
-	response, err := route.Pool.RoundTrip(request)
+	response, route, err := route.roundTrip(request)
 	return response, route, !trusted && !route.NoGrip, err
 }
 

@@ -67,6 +67,10 @@ type Route struct {
 	Rules *origin.Rules
 	Pool  http.RoundTripper
 
+	// Parts are the route once for each run of targets that differ from the others in
+	// how clients are held; empty if none does. See UsePool.
+	Parts []*Route
+
 	// Guest decides about the requests first; Pool is not used then.
 	Guest *Guest
 
@@ -84,6 +88,9 @@ type Route struct {
 func (g *Gateway) Backend(route *Route, current func() *Route) *Route {
 	g.prepareRoute(route)
 	route.handedOff, route.current = true, current
+	for _, part := range route.Parts {
+		part.handedOff, part.current = true, current
+	}
 	return route
 }
 

@@ -37,11 +37,23 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *
 		g.prepareFailed(w, r, route, err)
 		return
 	}
+	route.eachPart(func(part *Route, failed func(error)) {
+		request := request
+		if part != route { // another part may need the header as it is
+			request = request.Clone(request.Context())
+		}
+		g.askAboutWebSocket(w, r, part, request, trusted, failed)
+	}, func(err error) { g.originFailed(w, r, route, err) })
+}
+
+// askAboutWebSocket asks the origin of a route without parts, with a request that
+// has been made for it. A failure is told to failed, and the client not answered then.
+func (g *Gateway) askAboutWebSocket(w http.ResponseWriter, r *http.Request, route *Route, request *http.Request, trusted bool, failed func(error)) {
 	call := socket.Call{
 		W: w, R: r, ID: uuid.NewString(), Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
 		About: g.about(r, route),
 		Asker: route.asker, Client: g.askingClient(r),
-		Failed: func(err error) { g.originFailed(w, r, route, err) },
+		Failed: failed,
 		Reject: func(status int, header http.Header, body []byte) {
 			header = header.Clone()
 			origin.CleanHeader(header)

@@ -145,6 +145,23 @@ func (p *Pool) Targets() []Target {
 // closed.
 func (p *Pool) Only(i int) *Pool { return p.only[i] }
 
+// Part returns a Pool of the targets from i up to j. It lives as long as p and need
+// not be closed.
+func (p *Pool) Part(i, j int) *Pool {
+	return &Pool{network: p.network, members: p.members[i:j], only: p.only[i:j]}
+}
+
+// Has says whether a target that Do has returned, of p or of one that p is part of
+// or has as its part, is one of p's.
+func (p *Pool) Has(t *Target) bool {
+	for i := range p.members {
+		if &p.members[i].target == t {
+			return true
+		}
+	}
+	return false
+}
+
 // Close closes connections that no request uses, unless another Pool of the same
 // Network uses their target. Requests under way go on, and the Pool still serves
 // those that come.

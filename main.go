@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -391,11 +392,12 @@ func (w *watching) flush(ctx context.Context) {
 func newLog(c *config.Config, out io.Writer) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(c.LogLevel)) // Validate has read it
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: slog.LevelDebug}
+	var handler slog.Handler = slog.NewTextHandler(out, options)
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(out, options))
+		handler = slog.NewJSONHandler(out, options)
 	}
-	return slog.New(slog.NewTextHandler(out, options))
+	return slog.New(gateway.NewLevels(handler, level)) // routes may have levels of their own
 }
 
 func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
@@ -504,6 +506,9 @@ func (r *routes) load() error {
 	return r.set(fromFile)
 }
 
+// routeLevels are what the numbers of log_level mean.
+var routeLevels = []slog.Level{slog.LevelError, slog.LevelWarn, slog.LevelInfo, slog.LevelDebug}
+
 // set gives the gateway the settings' routes and those of the file.
 func (r *routes) set(fromFile []config.Route) error {
 	all, duplicates := config.CombineRoutes(r.config.Route, fromFile)
@@ -514,8 +519,14 @@ func (r *routes) set(fromFile []config.Route) error {
 	for _, err := range unknown {
 		r.log.Error("route left out", "error", err)
 	}
+	for _, line := range all {
+		if len(line.Ignored) > 0 {
+			r.log.Warn("options of a route have no effect here", "where", line.Where, "options", strings.Join(line.Ignored, ", "))
+		}
+	}
 	var live []*gateway.Route
 	var pools []*origin.Pool
+	logLevels := make(map[string]slog.Level)
 	for _, line := range all {
 		route, err := newRoute(r.config, line, r.network, r.guests)
 		if err != nil {
@@ -528,8 +539,14 @@ func (r *routes) set(fromFile []config.Route) error {
 		if pool, ok := route.Pool.(*origin.Pool); ok {
 			pools = append(pools, pool)
 		}
+		if line.LogLevel != nil {
+			logLevels[route.Name()] = routeLevels[min(*line.LogLevel, len(routeLevels)-1)]
+		}
 	}
 	r.gateway.SetRoutes(live)
+	if handler, ok := r.log.Handler().(*gateway.Levels); ok {
+		handler.Set(logLevels)
+	}
 	r.mu.Lock()
 	old := r.pools
 	r.pools = pools

@@ -237,7 +237,7 @@ func (s *script) address(w *words) (addr string, tlsConfig *tls.Config) {
 	return "", nil
 }
 
-// origin NAME [tls]
+// origin NAME [tls [client]]
 func (s *script) origin(w *words, neg bool) error {
 	name := w.next("the origin's name")
 	var shown *tls.Certificate
@@ -251,6 +251,14 @@ func (s *script) origin(w *words, neg bool) error {
 	o, err := harness.StartOrigin(shown)
 	if err != nil {
 		return err
+	}
+	if shown != nil && w.skip("client") {
+		o.WantCertificate()
+		c, _ := certificate() // it has been made
+		err := errors.Join(os.WriteFile(w.ts.MkAbs(name+".crt"), c.CertPEM, 0o600), os.WriteFile(w.ts.MkAbs(name+".key"), c.KeyPEM, 0o600))
+		if err != nil {
+			return err
+		}
 	}
 	s.add(name, o)
 	w.ts.Setenv(name, o.Addr())

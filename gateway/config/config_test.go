@@ -312,7 +312,7 @@ log-level = "warning"
 subscriptions-per-connection = 0
 control-listen = 5561
 route = ["* localhost", { domain = "*", target = "localhost:8000", debgu = true },
-  "example.com,session localhost:8000"]
+  "example.com,path_rem=x localhost:8000"]
 max-things = 1
 
 [limits]
@@ -332,7 +332,7 @@ holds-max = 3
 		at(12)+`: control-listen "5561": want a text in quotes`,
 		at(13)+`: route "* localhost": target "localhost": want host:port, like localhost:8000 or [::1]:8000`,
 		at(13)+`: route: unknown option "debgu"; did you mean debug?`,
-		at(14)+`: route "example.com,session localhost:8000": option session is not supported yet: leave it out`,
+		at(14)+`: route "example.com,path_rem=x localhost:8000": path_rem "x": want a number of bytes`,
 		at(7)+`: debug "yes": want true or false, without quotes`,
 		`--cdn-loop "a b": want a name of letters, digits and - . _ only`,
 		`GRIPWAY_SUBSCRIPTION_LINGER "60": which unit? want a duration like 60s, 500ms or 1m30s`,

@@ -57,6 +57,9 @@ type Route struct {
 	SockJS       string // option sockjs: the path below which clients speak SockJS, without a slash at its end; "" = none
 	SockJSAsPath string // sockjs_as_path: their path for the origin; "" = SockJS
 
+	// Ignored are options of Pushpin that ask for nothing here, like "session".
+	Ignored []string
+
 	LogLevel *int // 0 errors, 1 warnings, 2 informational, 3 debug; nil = the gateway's
 
 	// Guest is the name of the program that decides about requests; "" = none.
@@ -90,6 +93,7 @@ type Target struct {
 	Sub              []string // channels every client of this target follows
 	ClientCert       string   // PEM files, with their folder
 	ClientKey        string
+	Ignored          []string // as of Route
 }
 
 // ParseRoutes reads a routes file: one route a line, its condition first, then
@@ -312,7 +316,8 @@ func quoteWord(word string) string {
 }
 
 // conditionOptions and targetOptions are all options there are; true for those
-// that this gateway does not honour yet and therefore refuses.
+// that have no effect: session asks for a service of Pushpin's that nobody has, and
+// ipc_file_mode is of targets that speak ZeroMQ, which are refused.
 var conditionOptions = map[string]bool{
 	"path_beg": false, "proto": false, "ssl": false, "id": false, "prefix": false,
 	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false,
@@ -349,6 +354,7 @@ func buildRoute(sections []section, dir string) (Route, []error) {
 	for _, s := range sections[1:] {
 		target, w := readTarget(s, dir)
 		wrong = append(wrong, w...)
+		route.Ignored = append(route.Ignored, target.Ignored...)
 		route.Targets = append(route.Targets, target)
 	}
 	return route, wrong
@@ -387,12 +393,13 @@ func readDomain(text string) (string, error) {
 }
 
 func (route *Route) readOption(o option, dir string) error {
-	refused, known := conditionOptions[o.name]
+	ignored, known := conditionOptions[o.name]
 	switch {
 	case !known:
 		return unknownOption(o.name, conditionOptions, targetOptions, "a target")
-	case refused:
-		return fmt.Errorf("option %s is not supported yet: leave it out", o.name)
+	case ignored:
+		route.Ignored = append(route.Ignored, o.name)
+		return nil
 	}
 	switch o.name {
 	case "debug":
@@ -509,7 +516,7 @@ func readTarget(s section, dir string) (Target, []error) {
 	case s.value == "test":
 		target.Test = true
 	case strings.HasPrefix(s.value, "zhttp/"), strings.HasPrefix(s.value, "zhttpreq/"):
-		wrong = append(wrong, fmt.Errorf("target %q: ZeroMQ targets (zhttp, zhttpreq) are not supported yet: want host:port", s.value))
+		wrong = append(wrong, fmt.Errorf("target %q: an origin that speaks ZHTTP over ZeroMQ (zhttp, zhttpreq) is not supported: have it speak HTTP, and want host:port", s.value))
 	default:
 		if err := checkTarget(s.value); err != nil {
 			wrong = append(wrong, err)
@@ -552,12 +559,13 @@ func checkTarget(addr string) error {
 }
 
 func (target *Target) readOption(o option, dir string) error {
-	refused, known := targetOptions[o.name]
+	ignored, known := targetOptions[o.name]
 	switch {
 	case !known:
 		return unknownOption(o.name, targetOptions, conditionOptions, "the condition")
-	case refused:
-		return fmt.Errorf("option %s is not supported yet: leave it out", o.name)
+	case ignored:
+		target.Ignored = append(target.Ignored, o.name)
+		return nil
 	}
 	switch o.name {
 	case "over_http":

@@ -116,7 +116,6 @@ func TestWrongRouteLines(t *testing.T) {
 		{"key", "*,sig_key=file:missing a:1", "missing"},
 		{"certificate without key", "* a:1,client_cert=x", "client_cert and client_key belong together"},
 		{"certificate missing", "* a:1,client_cert=x,client_key=y", "no such file"},
-		{"session", "*,session a:1", "option session is not supported yet"},
 		{"sockjs", "*,sockjs=s a:1", `sockjs "s": want a path, like /sockjs`},
 		{"sockjs everywhere", "*,sockjs=/ a:1", `sockjs "/": want a path of its own`},
 		{"sockjs_as_path", "*,sockjs=/s,sockjs_as_path=/a?b a:1", `sockjs_as_path "/a?b": want a path`},
@@ -124,9 +123,8 @@ func TestWrongRouteLines(t *testing.T) {
 		{"jsonp_mode", "*,aco,jsonp_mode=short a:1", `jsonp_mode "short": want basic or extended`},
 		{"jsonp_defmethod", "*,aco,jsonp_defmethod=\"A B\" a:1", `jsonp_defmethod "A B": want a method`},
 		{"jsonp_cb empty", "*,aco,jsonp_cb= a:1", "option jsonp_cb needs a value"},
-		{"ipc_file_mode", "* a:1,ipc_file_mode=777", "option ipc_file_mode is not supported yet"},
-		{"zhttp", "* zhttp/tcp://127.0.0.1:1", "ZeroMQ targets (zhttp, zhttpreq) are not supported yet"},
-		{"zhttpreq", "* zhttpreq/tcp://127.0.0.1:1", "ZeroMQ targets (zhttp, zhttpreq) are not supported yet"},
+		{"zhttp", "* zhttp/tcp://127.0.0.1:1", "an origin that speaks ZHTTP over ZeroMQ (zhttp, zhttpreq) is not supported: have it speak HTTP"},
+		{"zhttpreq", "* zhttpreq/tcp://127.0.0.1:1", "an origin that speaks ZHTTP over ZeroMQ (zhttp, zhttpreq) is not supported: have it speak HTTP"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			routes, problems := config.ParseRoutes("routes", "# first\n"+test.line+"\nlast.test a:1\n")
@@ -153,8 +151,15 @@ func TestRoutesMayServePagesOfOtherSites(t *testing.T) {
 	}
 }
 
+func TestOptionsThatAskForNothingHereAreNamed(t *testing.T) {
+	routes, problems := config.ParseRoutes("routes", "*,session a:1,ipc_file_mode=777")
+	if len(problems) > 0 || len(routes) != 1 || !reflect.DeepEqual(routes[0].Ignored, []string{"session", "ipc_file_mode"}) {
+		t.Errorf("got %+v, %v, want one route that names both", routes, problems)
+	}
+}
+
 func TestAllThatIsWrongInALineIsTold(t *testing.T) {
-	_, problems := config.ParseRoutes("routes", "*,proto=x,sockjs=s,session a,host= b")
+	_, problems := config.ParseRoutes("routes", "*,proto=x,sockjs=s,sesion a,host= b")
 	if len(problems) != 6 {
 		t.Errorf("got %d problems, want 6: %v", len(problems), problems)
 	}

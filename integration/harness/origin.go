@@ -115,6 +115,9 @@ func StartOrigin(certificate *tls.Certificate) (*Origin, error) {
 	return o, nil
 }
 
+// WantCertificate has an origin with TLS refuse clients that show no certificate.
+func (o *Origin) WantCertificate() { o.tls.ClientAuth = tls.RequireAnyClientCert }
+
 // Addr is host:port, also while the origin is down.
 func (o *Origin) Addr() string { return o.addr }
 

@@ -483,6 +483,7 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 	options := loadOptions(&program, manifest, backends, log, true)
 	service := options.Service.(*compute.Service)
 	service.Args, service.Stdin = c.Args, os.Stdin
+	options.ABI = compute.Name // of a program that imports nothing of it, too
 	options.Limits.CPU, options.Limits.Wall = runTimeMax, runTimeMax
 	loaded, err := runtime.Load(ctx, module, options)
 	if err != nil {

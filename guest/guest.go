@@ -389,8 +389,10 @@ func (p *Program) Serve(ctx context.Context, x *Exchange) (Outcome, error) {
 }
 
 // Run runs a guest to its end, and throws away what it decides. The error is that
-// of the guest, a *Fault; one that just ends has none.
+// of the guest, a *Fault; one that just ends has none. A program that is run so is
+// started for nobody else: none is parked.
 func (p *Program) Run(ctx context.Context, x *Exchange) error {
+	p.pool.single()
 	outcome, err := p.Serve(ctx, x)
 	if err != nil {
 		return ended(err)

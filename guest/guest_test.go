@@ -529,6 +529,19 @@ func TestAGuestThatCannotStartIsNotParked(t *testing.T) {
 	}
 }
 
+func TestAProgramThatIsRunIsStartedOnce(t *testing.T) {
+	p, abi := load(t, `(func (export "_start") (call $note (i32.const 1)) (drop (call $next)) (call $answer (i32.const 200))
+		(call $sleep (i32.const 50)) (call $exit (i32.const 4)))`, guest.LoadOptions{})
+	err := p.Run(t.Context(), request())
+	var fault *guest.Fault
+	if !errors.As(err, &fault) || fault.Kind != guest.FaultExit || fault.Code != 4 {
+		t.Errorf("got %v, want exit code 4", err)
+	}
+	if got := abi.noted(); len(got) != 1 {
+		t.Errorf("got %d starts", len(got))
+	}
+}
+
 func TestUnknownImportsAreNamed(t *testing.T) {
 	abi := &tiny{}
 	runtime, err := guest.NewRuntime(guest.RuntimeOptions{ABIs: []guest.ABI{abi}})

@@ -37,6 +37,7 @@ type pool struct {
 	failed  int       // starts in a row that ended before they were parked
 	resting time.Time // until then none is started, because of that
 	keeping bool      // keep runs
+	never   bool      // none is parked
 }
 
 const (
@@ -60,6 +61,13 @@ func (l *pool) init(p *Program) {
 	l.program = p
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	p.counts.init()
+}
+
+// single has none parked from now on.
+func (l *pool) single() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.never = true
 }
 
 // close ends all and waits for it. False: it was closed already.
@@ -177,7 +185,7 @@ func (l *pool) sandbox(t *seat, early bool) *Sandbox {
 
 // refill starts sandboxes to be parked. The pool is locked.
 func (l *pool) refill() {
-	if !l.parks || l.closed || l.failed >= startsFailedMax && time.Now().Before(l.resting) {
+	if !l.parks || l.closed || l.never || l.failed >= startsFailedMax && time.Now().Before(l.resting) {
 		return
 	}
 	for l.sandboxes < l.program.opts.Limits.Sandboxes {

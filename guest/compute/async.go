@@ -126,7 +126,14 @@ func settled[T any](value T, err error) *future[T] {
 // wait returns the result once it is there. The context that it was made with does
 // not end by it: a value may live on it.
 func (f *future[T]) wait(b *sandbox) (T, error) {
+	came := false
+	defer func() {
+		if !came { // the guest is stopped
+			f.drop(b)
+		}
+	}()
 	b.await(f)
+	came = true
 	return f.value, f.err
 }
 

@@ -359,71 +359,11 @@ func (b *body) close() {
 
 // reader is the body for somebody else, who may read it in any goroutine and has to
 // close it. The body must have been taken from its sandbox.
-func (b *body) reader() *bodyReader { return &bodyReader{body: b} }
-
-// bodyReader reads a body that was taken from a guest.
-type bodyReader struct {
-	body *body
-	end  error
-}
-
-// Read is io.Reader.
-func (r *bodyReader) Read(p []byte) (int, error) {
-	b := r.body
-	if r.end == nil && b.failed != nil {
-		r.end = b.failed
-	}
-	for r.end == nil && len(p) > 0 {
-		if len(b.parts) == 0 {
-			r.end = io.EOF
-			break
-		}
-		n, ended, err := b.parts[0].read(p, &b.trailer)
-		if ended {
-			b.shift()
-		}
-		if err != nil {
-			r.end = err
-		}
-		if n > 0 {
-			return n, nil
-		}
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	return 0, r.end
-}
-
-// read reads a part for an owner that may wait, and says whether it has ended.
-func (p *part) read(into []byte, trailer *header) (n int, ended bool, err error) {
-	if p.from == nil {
-		n = copy(into, p.bytes)
-		p.bytes = p.bytes[n:]
-		return n, len(p.bytes) == 0, nil
-	}
-	n, err = p.from.Read(into)
-	switch err {
-	case nil:
-		return n, false, nil
-	case io.EOF:
-		p.from.addTrailer(trailer)
-		err = nil
-	}
-	p.from.close()
-	return n, true, err
-}
-
-// Trailer is what follows the body, once Read has returned io.EOF.
-func (r *bodyReader) Trailer() http.Header { return r.body.trailer.http() }
-
-// Close is io.Closer.
-func (r *bodyReader) Close() error {
-	r.body.close()
-	if r.end == nil {
-		r.end = errGone
-	}
-	return nil
+func (b *body) reader() *streamReader {
+	s := &stream{wake: func() {}}
+	s.begin(b)
+	s.finish()
+	return &streamReader{s}
 }
 
 // stream is the write end of a body that is read meanwhile. The guest's goroutine
@@ -443,26 +383,31 @@ type stream struct {
 	gone     bool  // nobody reads
 }
 
-// streamReader is the read end of a stream.
+// streamReader is the read end of a stream, or of a body that is complete.
 type streamReader struct{ s *stream }
 
 // newStream makes a body that the guest of b writes while it is read. It begins
 // with what another body is so far; that may be nil.
 func newStream(b *sandbox, begin *body) (*stream, *streamReader) {
 	s := &stream{wake: b.signal}
-	s.readable.L = &s.mu
 	if begin != nil {
 		begin.leave(b)
-		s.parts, s.trailer = begin.parts, begin.trailer
-		if begin.failed != nil {
-			s.end = begin.failed
-		}
-		for _, p := range s.parts {
-			s.bytes += len(p.bytes)
-		}
-		*begin = body{}
 	}
+	s.begin(begin)
 	return s, &streamReader{s}
+}
+
+// begin makes the parts of a body the stream's first.
+func (s *stream) begin(b *body) {
+	s.readable.L = &s.mu
+	if b == nil {
+		return
+	}
+	s.parts, s.trailer, s.end = b.parts, b.trailer, b.failed
+	for _, p := range s.parts {
+		s.bytes += len(p.bytes)
+	}
+	*b = body{}
 }
 
 // ready is item.ready: a write would not wait.

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"context"
+	"encoding/binary"
 	"unicode/utf8"
 
 	"github.com/tetratelabs/wazero/api"
@@ -64,6 +65,16 @@ func (c *call) record(i int, n, align uint32) ([]byte, status) {
 	}
 	return c.at(address, n)
 }
+
+// field is the memory that a record names: its address and length stand at an offset
+// of the record.
+func (c *call) field(record []byte, at int) ([]byte, status) {
+	return c.at(binary.LittleEndian.Uint32(record[at:]), binary.LittleEndian.Uint32(record[at+4:]))
+}
+
+// little32 and little64 are numbers in a record.
+func little32(record []byte, at int) uint32 { return binary.LittleEndian.Uint32(record[at:]) }
+func little64(record []byte, at int) uint64 { return binary.LittleEndian.Uint64(record[at:]) }
 
 // put32 writes a result to the address that parameter i is.
 func (c *call) put32(i int, v uint32) status {

@@ -12,6 +12,8 @@
 //	abi.go       all functions there are      status.go  what they return
 //	handles.go   what guests hold             async.go   what they wait for
 //	body.go      what they read and write     header.go  heads
+//	downstream.go requests from clients       send.go    requests to backends
+//	handoff.go   what is left to the gateway
 //	stores.go    what they look up by a name
 package compute
 
@@ -20,7 +22,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -50,19 +55,27 @@ type Service struct {
 	// caches, and guests are told that purges are unsupported.
 	Purge Purger
 
-	// Env is added to the environment, after what Fastly sets.
+	// FastlyKeys are the API keys that fastly_key_is_valid knows.
+	FastlyKeys []string
+
+	// Local says that the service is tried out: clients may say by X-Fastly-Bot-*
+	// what bot management would.
+	Local bool
+
+	// Args follow the guest's name where it is run as a program.
+	Args []string
+
+	// Env replaces what Fastly sets in the environment, or is added to it.
 	Env map[string]string
 
-	// Log takes what the guest logs. Nil discards.
+	// Log takes what the guest logs, with the name of the endpoint. Nil discards.
 	Log *slog.Logger
 
-	// Args follow the guest's name where it is run as a program, and Stdin is what it
-	// reads then; nil is empty.
-	Args  []string
+	// Stdin is what the guest reads where it is run as a program; nil is empty.
 	Stdin io.Reader
 
-	// Stdout and Stderr take what the guest writes there, as it is. Nil: each line goes
-	// to Log.
+	// Stdout and Stderr take what the guest writes there, as it is. Nil: Log does,
+	// line by line, as endpoints of these names.
 	Stdout, Stderr io.Writer
 }
 
@@ -103,7 +116,12 @@ var implemented = map[string]map[string]hostcall{
 	"fastly_purge":            purgeCalls,
 	"fastly_secret_store":     secretStoreCalls,
 	"fastly_async_io":         asyncCalls,
+	"fastly_backend":          backendCalls,
 	"fastly_http_body":        bodyCalls,
+	"fastly_http_downstream":  downstreamCalls,
+	"fastly_http_req":         requestCalls,
+	"fastly_http_resp":        responseCalls,
+	"fastly_log":              logCalls,
 }
 
 // abiVersion is the only one there has been.
@@ -169,8 +187,24 @@ type sandbox struct {
 	service *Service
 	call    call
 
+	// Requests from clients. Current is the one to be decided about; nil until the
+	// guest has asked for it.
+	current     *downstream
+	downstreams map[uint32]*downstream // by the handle of the request
+	promised    bool                   // a further one is waited for
+
 	// What the guest has handles of.
-	items table[item]
+	requests  table[*request]
+	responses table[*response]
+	items     table[item]
+	endpoints []string // of logs
+
+	// What it sends.
+	dynamic        map[string]guest.Backend // that it described, by name
+	forwarded      []*pending               // for the client, whenever they are answered
+	wantsAddresses bool                     // of who answers
+
+	printed []*guest.Lines
 
 	// What it opened of the service's stores.
 	configs      opened[*store.Config]
@@ -191,21 +225,49 @@ type sandbox struct {
 func (ABI) Open(s *guest.Sandbox) guest.Instance {
 	b := &sandbox{Sandbox: s, service: s.Program.Service().(*Service), wake: make(chan struct{}, 1)}
 	b.call.sandbox = b
+	b.requests.next, b.items.next = firstDownstream+1, firstDownstream+1
+	m := s.Program.Module()
+	b.wantsAddresses = m.Imported("fastly_http_resp", "get_addr_dest_ip") || m.Imported("fastly_http_resp", "get_addr_dest_port")
 	return b
 }
+
+// environment is what Fastly sets, with the values of a service that is tried out
+// locally. Programs know by FASTLY_HOSTNAME that they are.
+var environment = []struct{ name, value string }{
+	{"FASTLY_CACHE_GENERATION", "0"},
+	{"FASTLY_CUSTOMER_ID", "0000000000000000000000"},
+	{"FASTLY_HOSTNAME", "localhost"},
+	{"FASTLY_IS_STAGING", "0"},
+	{"FASTLY_POP", "XXX"},
+	{"FASTLY_REGION", "Somewhere"},
+	{"FASTLY_SERVICE_ID", "0000000000000000000000"},
+	{"FASTLY_SERVICE_VERSION", "0"},
+}
+
+// sandboxCount names sandboxes in FASTLY_TRACE_ID.
+var sandboxCount atomic.Uint64
 
 // Configure is guest.Instance.Configure.
 func (b *sandbox) Configure(system *guest.System) {
 	system.Args = append([]string{"compute-app"}, b.service.Args...)
-	system.Stdin, system.Stdout, system.Stderr = b.service.Stdin, b.service.Stdout, b.service.Stderr
-	for name, value := range b.service.Env {
-		system.Env = append(system.Env, name+"="+value)
+	system.Stdin = b.service.Stdin
+	env := make(map[string]string, len(environment)+len(b.service.Env)+1)
+	for _, e := range environment {
+		env[e.name] = e.value
 	}
+	env["FASTLY_TRACE_ID"] = fmt.Sprintf("%032x", sandboxCount.Add(1))
+	maps.Copy(env, b.service.Env)
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		system.Env = append(system.Env, name+"="+env[name])
+	}
+	system.Stdout = b.output(b.service.Stdout, "stdout")
+	system.Stderr = b.output(b.service.Stderr, "stderr")
 }
 
 // Run is guest.Instance.Run.
 func (b *sandbox) Run(ctx context.Context, module api.Module) error {
 	_, err := module.ExportedFunction("_start").Call(ctx)
+	b.awaitForwarded()
 	return err
 }
 
@@ -213,5 +275,11 @@ func (b *sandbox) Run(ctx context.Context, module api.Module) error {
 func (b *sandbox) Close() {
 	for _, i := range b.items.live {
 		i.drop(b)
+	}
+	for _, backend := range b.dynamic {
+		backend.Close()
+	}
+	for _, lines := range b.printed {
+		lines.Flush()
 	}
 }

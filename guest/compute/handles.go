@@ -55,8 +55,11 @@ func (t *table[T]) get(h uint32) (v T, st status) {
 	return v, statusOK
 }
 
-// set makes a live handle stand for something else.
+// set makes a handle stand for something, or something else.
 func (t *table[T]) set(h uint32, v T) {
+	if t.live == nil {
+		t.live = make(map[uint32]T, 4)
+	}
 	t.live[h] = v
 	t.last, t.lastItem, t.lastOK = h, v, true
 }

@@ -40,6 +40,7 @@ func (a testABI) Open(s *guest.Sandbox) guest.Instance {
 
 func (i testInstance) Run(ctx context.Context, module api.Module) error {
 	i.abi.run(&tester{T: i.abi.t, b: i.sandbox, memory: module.Memory(), used: 1024})
+	i.sandbox.awaitForwarded()
 	return nil
 }
 
@@ -68,7 +69,7 @@ func serveContext(ctx context.Context, t *testing.T, service *Service, x *guest.
 	if service == nil {
 		service = &Service{}
 	}
-	program, err := runtime.Load(t.Context(), nothing, guest.LoadOptions{Name: "tester", Service: service})
+	program, err := runtime.Load(t.Context(), nothing, guest.LoadOptions{Name: "tester", Service: service, Parked: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,20 +28,27 @@ type field struct {
 // headerIndexMin is how many names are looked up faster by a map.
 const headerIndexMin = 24
 
-// headerOf makes a header of one of net/http. Where the client's own lines are known
-// their order is kept; other names come in the alphabet's.
-func headerOf(from http.Header, order []guest.Field) header {
-	h := header{fields: make([]field, 0, len(from)+1)}
+// headerOf makes a header of one of net/http, and more fields that it keeps
+// elsewhere. Where the client's own lines are known their order is kept; other names
+// come in the alphabet's.
+func headerOf(from http.Header, order []guest.Field, more ...field) header {
+	h := header{fields: make([]field, 0, len(from)+len(more))}
 	add := func(name string, values []string) {
 		if len(values) > 0 && h.find(name) < 0 {
 			h.add(name, values[:len(values):len(values)])
 		}
 	}
 	for _, line := range order {
-		add(lower(line.Name), from[http.CanonicalHeaderKey(line.Name)])
+		name := lower(line.Name)
+		for _, f := range more {
+			if f.name == name {
+				add(name, f.values)
+			}
+		}
+		add(name, from[http.CanonicalHeaderKey(line.Name)])
 	}
-	if len(h.fields) == len(from) {
-		return h
+	for _, f := range more {
+		add(f.name, f.values)
 	}
 	rest := len(h.fields)
 	for name, values := range from {
@@ -220,3 +227,6 @@ var commonNames = func() map[string]string {
 	}
 	return names
 }()
+
+// equalFold is strings.EqualFold of what stands in a header, spaces around it aside.
+func equalFold(value, word string) bool { return strings.EqualFold(strings.TrimSpace(value), word) }

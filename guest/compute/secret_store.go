@@ -67,3 +67,12 @@ func secretStoreFromBytes(c *call) status {
 	c.held += len(b) // it stays with the sandbox
 	return c.put32(2, h)
 }
+
+// secretValue is the secret that a handle stands for.
+func (b *sandbox) secretValue(h uint32) ([]byte, bool) {
+	secret, st := b.secrets.get(h)
+	if st != statusOK {
+		return nil, false
+	}
+	return bytes.Clone(secret.Reveal()), true
+}

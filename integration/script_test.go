@@ -134,21 +134,51 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// scenarios are the numbers of the reference's conformance list that the suite
-// answers for.
-var scenarios = []span{{1, 8}, {10, 18}, {22, 99}, {101, 101}}
-
-type span struct{ first, last int }
+// scenariosMax is how many numbers the conformance list has.
+const scenariosMax = 101
 
 // scenarioLine is a script's second line, where it answers for scenarios.
 var scenarioLine = regexp.MustCompile(`^# scenarios: (\d+(?:, \d+)*)$`)
 
+// scenarioRow is a row of README.md: number, scenario, result, reason.
+var scenarioRow = regexp.MustCompile(`(?m)^\| (\d+) \| ([^|]+) \| (pass|newer|deviation) \| (?:([^|]*) )?\|$`)
+
+// differs matches what a script expects of one of the two only. That a client sees
+// nothing for a moment is said to give the peer time.
+var differs = regexp.MustCompile(`(?m)^\[!?peer\] (?:skip|stop|within|(?:zmq-)?expect \S+ (?:[^s\n]|s[^i\n])).*$`)
+
+// scenario is what the conformance list asks for at one number.
+type scenario struct {
+	text, result, reason string
+	files                []string
+	differs              bool // one of the files expects something else of the peer
+}
+
 func TestEveryScenarioHasItsScript(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := make([]*scenario, scenariosMax+1)
+	for _, row := range scenarioRow.FindAllStringSubmatch(string(readme), -1) {
+		n, _ := strconv.Atoi(row[1])
+		if n < 1 || n > scenariosMax || table[n] != nil {
+			t.Fatalf("README.md: scenario %d is there twice, or should not be", n)
+		}
+		table[n] = &scenario{text: row[2], result: row[3], reason: row[4]}
+		if (row[3] != "pass") != (row[4] != "") {
+			t.Errorf("README.md: scenario %d: result %s with reason %q: what differs has one, what passes needs none", n, row[3], row[4])
+		}
+	}
+	for n := 1; n <= scenariosMax; n++ {
+		if table[n] == nil {
+			t.Fatalf("README.md: scenario %d is not in the table", n)
+		}
+	}
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := map[int][]string{}
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -163,22 +193,37 @@ func TestEveryScenarioHasItsScript(t *testing.T) {
 		if match == nil {
 			continue
 		}
+		other, told := differs.FindString(lines[2]), false
 		for number := range strings.SplitSeq(match[1], ", ") {
 			n, err := strconv.Atoi(number)
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || n < 1 || n > scenariosMax {
+				t.Fatalf("%s: there is no scenario %s", file, number)
 			}
-			table[n] = append(table[n], filepath.Base(file))
+			s := table[n]
+			s.files = append(s.files, filepath.Base(file))
+			s.differs = s.differs || other != ""
+			told = told || s.result != "pass"
+		}
+		if other != "" && !told {
+			t.Errorf("%s: %q: README.md says that scenario %s is the same for the peer", file, other, match[1])
 		}
 	}
-	for _, span := range scenarios {
-		for n := span.first; n <= span.last; n++ {
-			if len(table[n]) == 0 {
-				t.Errorf("scenario %d has no script", n)
-			}
-			t.Logf("%3d  %s", n, strings.Join(table[n], " "))
+	count := make(map[string]int)
+	for n, s := range table[1:] {
+		n++
+		if len(s.files) == 0 {
+			t.Errorf("scenario %d has no script", n)
+		}
+		if s.result != "pass" && !s.differs {
+			t.Errorf("scenario %d: README.md says %s, but the peer is expected to do the same in %s", n, s.result, strings.Join(s.files, ", "))
+		}
+		count[s.result]++
+		t.Logf("%3d  %-9s  %s  (%s)", n, s.result, strings.Join(s.files, " "), s.text)
+		if s.reason != "" {
+			t.Logf("     %9s  %s", "", s.reason)
 		}
 	}
+	t.Logf("%d scenarios: %d pass, %d as newer versions of the peer, %d deviate on purpose", scenariosMax, count["pass"], count["newer"], count["deviation"])
 }
 
 func TestTheReadmeTellsEveryVerb(t *testing.T) {

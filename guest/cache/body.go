@@ -228,6 +228,27 @@ func (r *Reader) next(limit int) ([]byte, error) {
 	return nil, nil
 }
 
+// Rest is all that Next would return, if the body is complete: nothing has to be
+// waited for. It is the cache's as well.
+func (r *Reader) Rest() (parts [][]byte, ok bool) {
+	b := r.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != io.EOF || r.closed || r.fixed || r.at < b.first {
+		return nil, false
+	}
+	for {
+		part, err := r.next(int(^uint(0) >> 1))
+		if err != nil {
+			return parts, err == io.EOF
+		}
+		parts = append(parts, part)
+	}
+}
+
+// Stop ends a Next that waits, as Close does.
+func (r *Reader) Stop() { r.Close() }
+
 // Read is io.Reader.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {

@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -49,9 +50,9 @@ var (
 	ErrKeyTooLong    = fmt.Errorf("cache: key is longer than %d bytes", KeyBytesMax)
 	ErrNotObliged    = errors.New("cache: this transaction need not provide an object, or has done so")
 	ErrNothingToKeep = errors.New("cache: there is no object that could be freshened")
-	ErrIncomplete    = errors.New("cache: the body was broken off")
-	ErrLength        = errors.New("cache: the body is not as long as was said")
-	ErrTooLarge      = errors.New("cache: the body is longer than may be kept, and nobody reads it fast enough")
+	ErrIncomplete    = fmt.Errorf("cache: the body was broken off: %w", io.ErrUnexpectedEOF)
+	ErrLength        = fmt.Errorf("cache: the body is not as long as was said: %w", io.ErrUnexpectedEOF)
+	ErrTooLarge      = fmt.Errorf("cache: the body is longer than may be kept, and nobody reads it fast enough: %w", io.ErrUnexpectedEOF)
 	ErrClosed        = errors.New("cache: closed")
 	ErrRange         = errors.New("cache: the range ends before it begins")
 )

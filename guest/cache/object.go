@@ -92,7 +92,6 @@ func (o *Object) dead(now time.Time) bool { return !o.usable(now) && !o.usableIf
 // may be used by one goroutine at a time.
 type Hit struct {
 	object *Object
-	at     time.Time
 	hits   uint64
 	length int64 // that was known then, or -1
 	fresh  bool
@@ -108,7 +107,7 @@ func (c *Cache) hit(o *Object) *Hit {
 
 // show makes a Hit of an object. The cache is locked.
 func (c *Cache) show(o *Object, now time.Time) *Hit {
-	h := &Hit{object: o, at: now, hits: o.hits, length: -1, fresh: o.fresh(now)}
+	h := &Hit{object: o, hits: o.hits, length: -1, fresh: o.fresh(now)}
 	h.length, h.claim = o.body.claim()
 	if o.keep.HasLength {
 		h.length = o.keep.Length
@@ -122,8 +121,8 @@ func (h *Hit) Keep() *Keep { return &h.object.keep }
 // Fresh says whether it was.
 func (h *Hit) Fresh() bool { return h.fresh }
 
-// Age is how old it was when it was found.
-func (h *Hit) Age() time.Duration { return h.object.age(h.at) }
+// Age is how old it is now.
+func (h *Hit) Age() time.Duration { return h.object.age(time.Now()) }
 
 // Hits is how often it had been found, this time included.
 func (h *Hit) Hits() uint64 { return h.hits }

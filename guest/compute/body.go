@@ -72,6 +72,15 @@ func bodyOf(data []byte) *body {
 	return b
 }
 
+// bodyOfParts is bodyOf of bytes in several pieces.
+func bodyOfParts(pieces [][]byte) *body {
+	b := &body{parts: make([]part, len(pieces))}
+	for i, piece := range pieces {
+		b.parts[i].bytes = piece[:len(piece):len(piece)]
+	}
+	return b
+}
+
 // bodyFrom makes a body of what a reader returns: length bytes, -1 if that is not
 // known. trailer is asked at its end; it may be nil, and so may what it returns. The
 // reader is closed with the body. It need not be interruptible: it is read by a

@@ -25,12 +25,15 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/cache"
+	"github.com/gripway/gripway/guest/cache/httpcache"
 	"github.com/gripway/gripway/guest/store"
 )
 
@@ -51,8 +54,17 @@ type Service struct {
 	// Stores are config stores, KV stores and the like. Nil: none.
 	Stores *store.Stores
 
-	// Purge takes responses out of caches by their surrogate keys. Nil: there are no
-	// caches, and guests are told that purges are unsupported.
+	// Cache is where the core cache keeps objects. The zero value is one that only
+	// this service has, of the default size.
+	Cache cache.Space
+
+	// HTTPCache lets requests pass through the cache, and guests drive it. Nil: they go
+	// to the backends each time, and guests are told that it is unsupported, as with
+	// Viceroy.
+	HTTPCache *httpcache.Fetcher
+
+	// Purge takes objects out of caches by their surrogate keys. Nil does so in Cache
+	// and HTTPCache.
 	Purge Purger
 
 	// FastlyKeys are the API keys that fastly_key_is_valid knows.
@@ -77,6 +89,8 @@ type Service struct {
 	// Stdout and Stderr take what the guest writes there, as it is. Nil: Log does,
 	// line by line, as endpoints of these names.
 	Stdout, Stderr io.Writer
+
+	ownCache sync.Once // of Cache, if there is none
 }
 
 // Name is ABI.Name.
@@ -105,6 +119,8 @@ func (ABI) Parks(module, name string) bool {
 var implemented = map[string]map[string]hostcall{
 	"fastly_abi":              {"init": abiInit},
 	"fastly_acl":              aclCalls,
+	"fastly_cache":            cacheCalls,
+	"fastly_http_cache":       httpCacheCalls,
 	"fastly_compute_runtime":  computeRuntimeCalls,
 	"fastly_config_store":     configStoreCalls,
 	"fastly_device_detection": deviceDetectionCalls,

@@ -35,9 +35,6 @@ func purgeSurrogateKey(c *call) status {
 	if mask&^(purgeSoft|purgeReturn) != 0 || cache.CheckSurrogateKey(key) != nil {
 		return statusInvalid
 	}
-	if c.service.Purge == nil {
-		return statusUnsupported
-	}
 	if mask&purgeReturn != 0 {
 		record, st := c.record(3, purgeOptionsBytes, 4)
 		if st != statusOK {
@@ -53,9 +50,23 @@ func purgeSurrogateKey(c *call) status {
 			return st
 		}
 	}
-	count := c.service.Purge.Purge(key, mask&purgeSoft != 0)
+	var count int
+	c.Wait(func() { count = c.service.purge(key, mask&purgeSoft != 0) })
 	c.Log.Debug("purged", "key", key, "soft", mask&purgeSoft != 0, "count", count)
 	return statusOK
+}
+
+// purge purges what has a key, everywhere or here.
+func (s *Service) purge(key string, softly bool) (count int) {
+	if s.Purge != nil {
+		return s.Purge.Purge(key, softly)
+	}
+	space := s.space()
+	count = space.Purge(key, softly)
+	if s.HTTPCache != nil && s.HTTPCache.Space() != space {
+		count += s.HTTPCache.Space().Purge(key, softly)
+	}
+	return count
 }
 
 // fillRecord is fill to a buffer that a record names: address, size, and the

@@ -55,14 +55,6 @@ func (b *sandbox) backend(name string) guest.Backend {
 	return b.service.Backends.Lookup(name)
 }
 
-// fetch gets the answer to a request from a backend, or from a cache in front of it:
-// override is what the guest says about that, nil if the guest manages caching
-// itself and wants none. It is called by a goroutine of its own; body is the
-// request's.
-func (b *sandbox) fetch(r *http.Request, backend guest.Backend, cached bool, override *cacheOverride) (*http.Response, error) {
-	return backend.RoundTrip(r)
-}
-
 // send sends the request and the body that parameters 0 and 1 are handles of to the
 // backend that parameters 2 and 3 name. Both are used up, also if that fails; a body
 // that streams remains to be written.
@@ -226,6 +218,14 @@ func (b *backendBody) Close() error {
 // Stop ends a Read that waits.
 func (b *backendBody) Stop() { b.cancel() }
 
+// Rest is wholeBody's.
+func (b *backendBody) Rest() (parts [][]byte, ok bool) {
+	if stored, is := b.ReadCloser.(wholeBody); is {
+		return stored.Rest()
+	}
+	return nil, false
+}
+
 // unzipped is a body without its gzip.
 type unzipped struct {
 	from io.ReadCloser
@@ -253,8 +253,17 @@ func (a *arrival) guestBody(method string) *body {
 		r.Body.Close()
 		return &body{}
 	}
+	if stored, ok := r.Body.(wholeBody); ok {
+		if parts, ok := stored.Rest(); ok {
+			r.Body.Close()
+			return bodyOfParts(parts)
+		}
+	}
 	return bodyFrom(r.Body, length, func() http.Header { return r.Trailer })
 }
+
+// wholeBody is a body whose bytes may all be there, in a cache.
+type wholeBody interface{ Rest() ([][]byte, bool) }
 
 func (a *arrival) guestResponse() *response {
 	r := a.response

@@ -138,8 +138,8 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 	}
 	switch state := x.State(); {
 	case state&cache.Found != 0:
-		response, err := deliver(r, x.Found(), true)
-		if state&cache.MustInsert == 0 || !f.revalidate(ctx, x, r, o, send) {
+		response, err := deliver(ctx, r, x.Found(), true)
+		if state&cache.MustInsert == 0 || !f.revalidate(x, r, o, send) {
 			x.Close()
 		}
 		return response, err
@@ -191,7 +191,8 @@ func mark(r *http.Request, h http.Header, hits uint64) {
 }
 
 // deliver makes a response of an object.
-func deliver(r *http.Request, hit *cache.Hit, stored bool) (*http.Response, error) {
+// The body ends with ctx, at the latest.
+func deliver(ctx context.Context, r *http.Request, hit *cache.Hit, stored bool) (*http.Response, error) {
 	d := Deliver(r.Method, r.Header, hit)
 	hits := uint64(0)
 	if stored {
@@ -213,7 +214,8 @@ func deliver(r *http.Request, hit *cache.Hit, stored bool) (*http.Response, erro
 	if err != nil {
 		return nil, err
 	}
-	response.Body = reader
+	stop := context.AfterFunc(ctx, reader.Stop)
+	response.Body = &storedBody{reader, stop}
 	return response, nil
 }
 
@@ -229,7 +231,7 @@ func (f *Fetcher) lead(ctx context.Context, x *cache.Transaction, r *http.Reques
 				response.Body.Close()
 			}
 			f.log.Debug("stale served for an error", "url", r.URL.String(), "error", err)
-			return deliver(r, x.Found(), true)
+			return deliver(ctx, r, x.Found(), true)
 		}
 	}
 	switch {
@@ -238,7 +240,7 @@ func (f *Fetcher) lead(ctx context.Context, x *cache.Transaction, r *http.Reques
 		return nil, err
 	case hit != nil:
 		defer hit.Close()
-		return deliver(r, hit, false)
+		return deliver(ctx, r, hit, false)
 	}
 	x.Release(nil)
 	mark(r, response.Header, 0)
@@ -261,13 +263,13 @@ func staleIfError(response *http.Response, err error) bool {
 
 // revalidate freshens what is stale, in the background. The transaction is its own
 // then; false: it could not be begun.
-func (f *Fetcher) revalidate(ctx context.Context, x *cache.Transaction, r *http.Request, o Override, send Send) bool {
+func (f *Fetcher) revalidate(x *cache.Transaction, r *http.Request, o Override, send Send) bool {
 	select {
 	case f.slots <- struct{}{}:
 	default:
 		return false
 	}
-	r = r.Clone(context.WithoutCancel(ctx))
+	r = r.Clone(f.ctx) // nothing of whoever asked goes on
 	begun := f.background(func() {
 		defer func() { <-f.slots }()
 		defer x.Close()
@@ -378,6 +380,17 @@ func (a *attended) Read(p []byte) (int, error) {
 		return 0, errLone
 	}
 	return a.from.Read(p)
+}
+
+// storedBody reads what is stored, until the request's context ends.
+type storedBody struct {
+	*cache.Reader
+	stop func() bool
+}
+
+func (b *storedBody) Close() error {
+	b.stop()
+	return b.Reader.Close()
 }
 
 // endedBody lets go of the request's context with the body.

@@ -101,8 +101,8 @@ type Head struct {
 	Header http.Header
 }
 
-// bytes is about what it weighs.
-func (h *Head) bytes() (n int64) {
+// Bytes is about what it weighs.
+func (h *Head) Bytes() (n int64) {
 	for name, values := range h.Header {
 		n += int64(len(name)) + 48
 		for _, value := range values {
@@ -177,7 +177,7 @@ func Freshness(head *Head) cache.Keep {
 	keep := cache.Keep{
 		MaxAge: p.lifetime(h), InitialAge: age(h), Vary: vary(h),
 		SurrogateKeys: cache.SurrogateKeys(strings.Join(h["Surrogate-Key"], " ")),
-		Value:         head, ValueBytes: head.bytes(),
+		Value:         head, ValueBytes: head.Bytes(),
 	}
 	keep.StaleWhileRevalidate, keep.StaleIfError = p.stale("stale-while-revalidate"), p.stale("stale-if-error")
 	if n, ok := contentLength(h); ok {

@@ -35,11 +35,14 @@ func Key(host, pathAndQuery string) [KeyBytes]byte {
 
 // KeyOf is Key of a request.
 func KeyOf(r *http.Request) [KeyBytes]byte {
-	host := r.Host
+	host, path := r.Host, r.RequestURI
 	if host == "" {
 		host = r.URL.Host
 	}
-	return Key(host, r.URL.RequestURI())
+	if !strings.HasPrefix(path, "/") { // as it was written, if that is known
+		path = r.URL.RequestURI()
+	}
+	return Key(host, path)
 }
 
 // conditional are the headers that ask for a part, or for nothing if nothing changed.

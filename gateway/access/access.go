@@ -494,6 +494,9 @@ func (k *Key) May(channel string) bool {
 	return false
 }
 
+// MayAll reports whether the key is for every channel, and so for what is of none.
+func (k *Key) MayAll() bool { return k == nil || k.all }
+
 // Take counts items against the rate. If the error is ErrTooFast, none are
 // counted, and wait is how long until there is room for them. The other error is
 // ErrTooMany.

@@ -5,6 +5,11 @@
 //	POST /publish/       {"items":[…]}; answers "Published\n" once the bus accepted all
 //	POST /service/{id}/publish/
 //	                     the same, where Fastly's API has it
+//	POST /service/{id}/purge/{key}, /service/{id}/purge, /service/{id}/purge_all
+//	                     take objects out of the caches of guests, on all nodes, as Fastly's
+//	                     API has it: by one surrogate key, by those in the header
+//	                     Surrogate-Key or in a body, or all. Fastly-Soft-Purge: 1 has them
+//	                     stay, and be stale. If id is a guest's name, only of that one
 //	POST /recover/       have all held responses and streams ask their origins again
 //	GET  /api/subscribe?channel=a&channel=b
 //	                     every item published to these channels, a line of JSON each
@@ -23,7 +28,8 @@
 // /metrics needs a key: Authorization: Bearer or Basic, or Fastly-Key.
 //
 //	401   no key, or none of ours; WWW-Authenticate says what there is
-//	403   the key is not for a channel, which is named; nothing is published
+//	403   the key is not for a channel, which is named; nothing is published. Or it
+//	      is for some channels only, and nothing is purged
 //	429   the key's rate is used up; Retry-After says until when
 //	400   more items at once than the key's burst: waiting would not help
 //	503   the keys of a token's issuer cannot be read at present
@@ -105,6 +111,13 @@ type Options struct {
 	// answers 501.
 	Recover func()
 
+	// Purge takes objects out of the caches of guests, on all nodes. Nil: there are
+	// none, and the API answers 501.
+	Purge func(ctx context.Context, p Purge) (Purged, error)
+
+	// PurgesGuest says whether a name is a guest's. Nil: none is.
+	PurgesGuest func(name string) bool
+
 	// Ready returns why clients are not welcome now, in words for the operator.
 	// Nil: always ready.
 	Ready func() error
@@ -120,7 +133,7 @@ type Options struct {
 	MetricsKey bool
 
 	// ServiceID is the only id that /service/{id}/publish/ takes; others are 404.
-	// Empty: any.
+	// Empty: any. Purges take names of guests as well.
 	ServiceID string
 
 	// PublishBytes is how long a publish body may be. Zero means 1 000 000.
@@ -147,6 +160,8 @@ type Control struct {
 	// Fixed after New.
 	bus           pubsub.Bus
 	recoverAll    func()
+	purge         func(context.Context, Purge) (Purged, error)
+	purgesGuest   func(string) bool
 	ready         func() error
 	access        *access.List // nil: nobody is asked
 	loopbackOpen  bool
@@ -183,6 +198,8 @@ func New(options Options) *Control {
 	c := &Control{
 		bus:           options.Bus,
 		recoverAll:    options.Recover,
+		purge:         options.Purge,
+		purgesGuest:   options.PurgesGuest,
 		ready:         options.Ready,
 		access:        options.Access,
 		loopbackOpen:  options.LoopbackOpen,
@@ -256,6 +273,10 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/readyz":
 		c.readiness(w, r)
 	default:
+		if p, ok := c.purgePath(path); ok {
+			c.purgeCaches(w, r, p, key)
+			return
+		}
 		format := negotiate(r.Header)
 		switch {
 		case format == formatNone:

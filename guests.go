@@ -46,6 +46,7 @@ type guests struct {
 	listeners []net.Addr   // where clients come to
 	control   net.Addr     // the private API's; nil without
 	api       http.Handler // the private API; set before requests come
+	caches    *caches
 
 	proxyPort int  // of a Pushpin that handoffs go to; 0: they end here
 	plainLogs bool // what guests say goes to this process's own output
@@ -62,6 +63,7 @@ type liveGuest struct {
 	of     *guests
 	config config.Guest
 	guest  *gateway.Guest
+	cache  guestCache
 	now    atomic.Pointer[code]
 }
 
@@ -87,7 +89,7 @@ func (all *guests) load(ctx context.Context) error {
 	all.ended = make(chan struct{})
 	var errs []error
 	for _, c := range all.config.Guest {
-		live := &liveGuest{of: all, config: c}
+		live := &liveGuest{of: all, config: c, cache: all.caches.guest(c.Name, c.Cache)}
 		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.route, Backends: live}
 		if live.guest.Verifier, err = all.verifier(); err != nil {
 			return err
@@ -156,6 +158,8 @@ func (l *liveGuest) load(ctx context.Context) error {
 		}
 	}
 	options := loadOptions(&l.config, manifest, made.backends, all.log, all.plainLogs)
+	service := options.Service.(*compute.Service)
+	service.Cache, service.HTTPCache, service.Purge = l.cache.space, l.cache.fetcher, guestPurger{all.caches, l.config.Name}
 	options.Observer = all.observer()
 	made.program, err = all.runtime.Load(ctx, module, options)
 	if err != nil {

@@ -203,7 +203,9 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), api) }
 	}
 
-	programs := &guests{config: c, gateway: g, network: network, registry: registry, log: log, listeners: listeners.clientAddrs()}
+	programs := &guests{config: c, gateway: g, network: network, registry: registry, log: log, listeners: listeners.clientAddrs(),
+		caches: newCaches(c, bus, registry, log)}
+	defer programs.caches.close()
 	if listeners.control != nil {
 		programs.control = listeners.control.Addr()
 	}
@@ -230,6 +232,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	api := control.New(control.Options{
 		Bus: intake.Bus(), Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
 		Access: publishers, LoopbackOpen: c.PublishLoopbackOpen, MetricsKey: c.MetricsAuth, ServiceID: c.ServiceID,
+		Purge: programs.caches.purge, PurgesGuest: programs.caches.known,
 		Ready: func() error {
 			if ctx.Err() != nil {
 				return errors.New("draining")

@@ -55,6 +55,8 @@ type Config struct {
 	ClientQueueBytes           int `name:"client-queue-bytes" kind:"bytes" def:"1MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Bytes that may wait for one client before it is closed as slow."`
 	WebSocketMessageBytes      int `name:"websocket-message-bytes" kind:"bytes" def:"1MiB" min:"125" placeholder:"SIZE" group:"limit" help:"Longest WebSocket message of a client; a longer one closes it with 1009."`
 	SubscriptionsPerConnection int `name:"subscriptions-per-connection" kind:"count" def:"20" min:"1" placeholder:"COUNT" group:"limit" help:"Channels one connection may follow; further ones are ignored, as Pushpin does."`
+	CacheBytes                 int `name:"cache-bytes" kind:"bytes" def:"256MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Memory for what guests cache, all of them together; when it is full, what is asked for least gives way."`
+	CacheObjectBytes           int `name:"cache-object-bytes" kind:"bytes" def:"100MB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Longest body that guests cache; a longer one is passed on and not kept."`
 	PublishBodyBytes           int `name:"publish-body-bytes" kind:"bytes" def:"1MB" min:"1KiB" max:"64MiB" placeholder:"SIZE" group:"limit" help:"Longest publish request; a longer one is answered with 400."`
 	HoldsMax                   int `name:"holds-max" kind:"count" def:"0" placeholder:"COUNT" group:"limit" help:"Held responses and WebSockets at once; one more is answered with 503. 0 leaves it to the limit on open files."`
 

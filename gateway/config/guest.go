@@ -50,7 +50,8 @@ type Guest struct {
 	// its request.
 	Snapshot bool
 
-	// Cache has answers of backends cached, as Fastly does.
+	// Cache has answers of backends cached, as Fastly does. It is on unless the guest
+	// says cache=false.
 	Cache bool
 }
 
@@ -104,7 +105,7 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 		s = sections[0]
 	}
 
-	g := Guest{Name: s.value, Line: formatLine([]section{s}, false)}
+	g := Guest{Name: s.value, Line: formatLine([]section{s}, false), Cache: true}
 	said := make(map[string]bool)
 	for _, o := range s.options {
 		if said[o.name] && o.name != "env" && o.name != "self" && o.name != "publish" {
@@ -144,7 +145,15 @@ func (g *Guest) readOption(o option, dir string) error {
 	case "snapshot":
 		return readFlag(o, &g.Snapshot)
 	case "cache":
-		return readFlag(o, &g.Cache)
+		if o.bare {
+			g.Cache = true
+			return nil
+		}
+		on, err := decodeBool(o.value)
+		if err != nil {
+			return fmt.Errorf("option cache: %w", err)
+		}
+		g.Cache = on
 	case "publish":
 		if o.value == "" { // none
 			g.Publish = []string{}

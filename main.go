@@ -407,7 +407,7 @@ func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
 	options := natsbus.Options{URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, Log: log}
 	if options.URL == "" {
 		options.Embedded = natsbus.Embedded{
-			Listen: c.NATSListen, ClusterListen: c.NATSClusterListen, ClusterName: c.NATSClusterName,
+			Listen: c.NATSListen, ClusterListen: c.NATSClusterListen, ClusterName: c.NATSClusterName, StoreDir: c.NATSStoreDir,
 		}
 		for _, peer := range c.NATSPeer {
 			options.Embedded.Peers = append(options.Embedded.Peers, peer.Reveal())

@@ -191,7 +191,7 @@ func (c *Config) checkKeys() Problems {
 func (c *Config) checkNATS() Problems {
 	var problems Problems
 	if c.NATS != "" {
-		for _, key := range []string{"nats-listen", "nats-cluster-listen", "nats-peer"} {
+		for _, key := range []string{"nats-listen", "nats-cluster-listen", "nats-peer", "nats-store-dir"} {
 			if c.said(key) {
 				problems = append(problems, c.problem(key, "", "with nats there is no server inside this process: want one of the two"))
 			}

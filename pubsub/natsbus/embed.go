@@ -9,6 +9,8 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +53,11 @@ type Embedded struct {
 	// reaches the port may publish and listen to every channel.
 	Token string
 
+	// StoreDir is where JetStream keeps what outlives this process ([Bus.Buckets]).
+	// Empty means no JetStream. Each node needs a folder of its own; a node's name is
+	// kept there too, unless Options.Name says it.
+	StoreDir string
+
 	// TLS of Listen: with Cert and Key, programs have to use TLS; with CA as well,
 	// they need a certificate.
 	TLS TLS
@@ -81,9 +88,12 @@ type Embedded struct {
 	ClusterTLS TLS
 }
 
-func (e *Embedded) isZero() bool {
-	return e.Listen == "" && e.ClusterListen == "" && len(e.Peers) == 0 && e.Token == "" &&
-		e.ClusterName == "" && e.ClusterAdvertise == "" && e.ClusterSecret == "" && e.TLS == (TLS{}) && e.ClusterTLS == (TLS{})
+func (e *Embedded) isZero() bool { return e.StoreDir == "" && !e.saysWhom() }
+
+// saysWhom: something is said about who may connect.
+func (e *Embedded) saysWhom() bool {
+	return e.Listen != "" || e.ClusterListen != "" || len(e.Peers) != 0 || e.Token != "" ||
+		e.ClusterName != "" || e.ClusterAdvertise != "" || e.ClusterSecret != "" || e.TLS != (TLS{}) || e.ClusterTLS != (TLS{})
 }
 
 // unreachable: nobody else could connect.
@@ -145,13 +155,47 @@ func (e *embedded) watchRoutes(o Options, set *lanes.Set, talk *talk) {
 	e.watch.Go(func() { e.follow(ctx, set, talk, o.Log) })
 }
 
-// serverOptions: no JetStream, no monitoring, no WebSocket or MQTT listener (their
+// streamMemoryBytes bounds what JetStream may be asked to keep in memory. Buckets
+// are in files.
+const streamMemoryBytes = 64 << 20
+
+// nodeName is the file in StoreDir that has the node's name: the nodes of a cluster
+// know by it who has which part of a bucket.
+const nodeName = "node-name"
+
+// keepName returns the name that this node had before.
+func (e *Embedded) keepName() (string, error) {
+	if err := os.MkdirAll(e.StoreDir, 0o700); err != nil {
+		return "", err
+	}
+	path := filepath.Join(e.StoreDir, nodeName)
+	data, err := os.ReadFile(path)
+	if name := strings.TrimSpace(string(data)); err == nil && name != "" {
+		return name, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	name := rand.Text()
+	return name, os.WriteFile(path, []byte(name+"\n"), 0o600)
+}
+
+// serverOptions: JetStream only with a StoreDir, no monitoring, no WebSocket or MQTT listener (their
 // ports are zero), no signal handlers.
 func (e *Embedded) serverOptions(name string) (*server.Options, error) {
 	options := &server.Options{
 		ServerName: name,
 		NoSigs:     true,
 		MaxPayload: pubsub.ItemBytesMax,
+	}
+	if e.StoreDir != "" {
+		options.JetStream, options.StoreDir, options.JetStreamMaxMemory = true, e.StoreDir, streamMemoryBytes
+		if name == "" {
+			var err error
+			if options.ServerName, err = e.keepName(); err != nil {
+				return nil, fmt.Errorf("store dir: %w", err)
+			}
+		}
 	}
 	if e.Listen != "" {
 		host, port, err := hostPort("listen", e.Listen)

@@ -13,7 +13,9 @@
 // pipe. The one inside opens no port unless somebody else is to connect to it
 // (Embedded.Listen, Embedded.ClusterListen), and is ready in a few milliseconds. Items
 // go one way whatever the options are, so what works on one node works on many. Other
-// rooms of the process can have a connection of their own: [Bus.Connect].
+// rooms of the process can have a connection of their own: [Bus.Connect]. With
+// Embedded.StoreDir it has JetStream, whose buckets are keys and values that all nodes
+// share: [Bus.Buckets].
 //
 // # Publishing with NATS alone
 //
@@ -155,7 +157,7 @@ func (b *Bus) open(o Options) (err error) {
 		return fmt.Errorf("a server at %q and an embedded one: only one of them can be used", redact(o.URL))
 	case o.URL != "":
 		b.link, err = openLink(o, b, nil)
-	case o.Embedded.unreachable() && !o.Embedded.isZero():
+	case o.Embedded.unreachable() && o.Embedded.saysWhom():
 		return errors.New("options of an embedded server without a listener: nobody could reach it")
 	default:
 		if b.embedded, err = startEmbedded(o); err == nil {

@@ -172,7 +172,7 @@ func parseChannelObject(value []byte) (channel Channel, err error) {
 	if kindOf(value) != object {
 		return channel, fmt.Errorf("%s is not an object", parent)
 	}
-	var channelName, prevID, filters []byte
+	var channelName, pattern, prevID, filters []byte
 	r := read(value)
 	for r.enter(); ; {
 		name, ok := r.member()
@@ -183,6 +183,8 @@ func parseChannelObject(value []byte) (channel Channel, err error) {
 		switch string(name) {
 		case "name":
 			channelName = value
+		case "pattern":
+			pattern = value
 		case "prev-id":
 			prevID = value
 		case "filters":
@@ -190,6 +192,9 @@ func parseChannelObject(value []byte) (channel Channel, err error) {
 		}
 	}
 	if channel.Name, err = requiredString(parent, "name", channelName); err != nil {
+		return channel, err
+	}
+	if channel.Pattern, err = optionalBool(parent, "pattern", pattern); err != nil {
 		return channel, err
 	}
 	if channel.PrevID, err = optionalString(parent, "prev-id", prevID); err != nil {
@@ -364,6 +369,9 @@ func (in *Instruction) appendHold(dst []byte) []byte {
 		}
 		dst = append(dst, `{"name":`...)
 		dst = append(appendName(dst, channel.Name), ',')
+		if channel.Pattern {
+			dst = append(dst, `"pattern":true,`...)
+		}
 		if channel.PrevID != "" {
 			dst = append(dst, `"prev-id":`...)
 			dst = append(appendName(dst, channel.PrevID), ',')

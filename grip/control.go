@@ -17,6 +17,7 @@ type Control struct {
 	Type ControlType
 
 	Channel string   // Subscribe, Unsubscribe; not ""
+	Pattern bool     // Subscribe, Unsubscribe: Channel is a pattern
 	Filters []string // Subscribe; at most FiltersMax, which the gateway enforces
 	PrevID  string   // Subscribe: id of the last item the client has; "" = not kept track of
 
@@ -71,7 +72,7 @@ func ParseControl(data []byte) (Control, error) {
 
 // controlValue is a control message, not yet read.
 type controlValue struct {
-	controlType, channel, filters, prevID, name, value []byte
+	controlType, channel, pattern, filters, prevID, name, value []byte
 
 	messageType, content, contentBin, timeout, mode []byte
 }
@@ -92,6 +93,8 @@ func parseControl(data []byte) (control Control, err error) {
 			v.controlType = value
 		case "channel":
 			v.channel = value
+		case "pattern":
+			v.pattern = value
 		case "filters":
 			v.filters = value
 		case "prev-id":
@@ -118,13 +121,18 @@ func parseControl(data []byte) (control Control, err error) {
 	switch control.Type {
 	case ControlSubscribe:
 		if control.Channel, err = nonEmpty("channel", v.channel); err == nil {
+			control.Pattern, err = optionalBool(controlParent, "pattern", v.pattern)
+		}
+		if err == nil {
 			control.Filters, err = optionalFilters(controlParent, v.filters)
 		}
 		if err == nil {
 			control.PrevID, err = optionalString(controlParent, "prev-id", v.prevID)
 		}
 	case ControlUnsubscribe:
-		control.Channel, err = nonEmpty("channel", v.channel)
+		if control.Channel, err = nonEmpty("channel", v.channel); err == nil {
+			control.Pattern, err = optionalBool(controlParent, "pattern", v.pattern)
+		}
 	case ControlSetMeta:
 		if control.Name, err = nonEmpty("name", v.name); err == nil {
 			control.Value, err = optionalString(controlParent, "value", v.value)
@@ -223,6 +231,9 @@ func (control Control) MarshalJSON() ([]byte, error) {
 		}
 		dst = append(dst, `"channel":`...)
 		dst = append(appendName(dst, control.Channel), ',')
+		if control.Pattern {
+			dst = append(dst, `"pattern":true,`...)
+		}
 		if control.Type == ControlSubscribe && len(control.Filters) > 0 {
 			dst = append(dst, `"filters":`...)
 			dst = append(appendStrings(dst, control.Filters), ',')

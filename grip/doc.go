@@ -20,6 +20,13 @@
 //
 //	c:{"type":"subscribe","channel":"news"}
 //
+// A channel may be a pattern for many, if it is said to be one, and a WebSocket may
+// be subscribed from an id on, as a stream may (Gripway only):
+//
+//	Grip-Channel: news.*; pattern
+//	c:{"type":"subscribe","channel":"news.*","pattern":true}
+//	c:{"type":"subscribe","channel":"news","prev-id":"7"}
+//
 // Anybody who may then publishes an [Item] to the gateway, with a body for each
 // kind of client:
 //

@@ -78,5 +78,5 @@ func ExampleParseInstruction() {
 		return
 	}
 	fmt.Println(in.Hold, in.Channels, *in.Next)
-	// Output: stream [{news 7 []} {chat  [skip-self]}] {/news?after=7 2m0s}
+	// Output: stream [{news 7 [] false} {chat  [skip-self] false}] {/news?after=7 2m0s}
 }

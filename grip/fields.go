@@ -49,6 +49,17 @@ func optionalString(parent, name string, value []byte) (string, error) {
 	return "", wrongType(parent, name)
 }
 
+// optionalBool is false if there is none.
+func optionalBool(parent, name string, value []byte) (bool, error) {
+	switch kindOf(value) {
+	case absent, null:
+		return false, nil
+	case boolean:
+		return value[0] == 't', nil
+	}
+	return false, wrongType(parent, name)
+}
+
 // requiredString reads a string that must be there.
 func requiredString(parent, name string, value []byte) (string, error) {
 	switch kindOf(value) {

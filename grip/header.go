@@ -52,7 +52,7 @@ func (in *Instruction) parseHold(h http.Header) error {
 
 // parseChannels reads
 //
-//	Grip-Channel: news; prev-id=7, chat; filter=skip-self; filter=var-subst
+//	Grip-Channel: news; prev-id=7, chat; filter=skip-self; filter=var-subst, sport.*; pattern
 func (in *Instruction) parseChannels(h http.Header) error {
 	for _, value := range h["Grip-Channel"] {
 		for _, element := range splitList(value) {
@@ -60,7 +60,7 @@ func (in *Instruction) parseChannels(h http.Header) error {
 			if !ok {
 				return instructError("failed to parse Grip-Channel")
 			}
-			channel := Channel{Name: validUTF8(name), PrevID: validUTF8(params.get("prev-id"))}
+			channel := Channel{Name: validUTF8(name), PrevID: validUTF8(params.get("prev-id")), Pattern: params.has("pattern")}
 			for _, p := range params {
 				if strings.EqualFold(p.name, "filter") {
 					channel.Filters = append(channel.Filters, validUTF8(p.value))
@@ -327,6 +327,9 @@ var instructionHeaders = []string{
 // can be escaped.
 func (c Channel) header() (string, error) {
 	value := c.Name
+	if c.Pattern {
+		value += "; pattern"
+	}
 	if c.PrevID != "" {
 		value += "; prev-id=" + quote(c.PrevID)
 	}

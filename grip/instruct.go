@@ -89,6 +89,10 @@ type Channel struct {
 	Name    string
 	PrevID  string   // id of the last item the client has; "" = not kept track of
 	Filters []string // at most FiltersMax
+
+	// Pattern makes Name a pattern: all channels like it, by parts between dots, of
+	// which * is any one and > all that follow. It has no PrevID.
+	Pattern bool
 }
 
 // KeepAlive is what is sent to a client to show that the connection is alive.
@@ -186,6 +190,9 @@ func (in *Instruction) addChannel(channel Channel) error {
 	if len(channel.Filters) > FiltersMax {
 		return instructError("too many filters for channel '" + channel.Name + "'")
 	}
+	if channel.Pattern && channel.PrevID != "" {
+		return instructError("channel '" + channel.Name + "' is a pattern, which has no prev-id")
+	}
 	in.Channels = append(in.Channels, channel)
 	return nil
 }
@@ -197,13 +204,18 @@ func (in *Instruction) mergeChannels() {
 		return
 	}
 	merged := in.Channels[:0]
-	places := make(map[string]int, len(in.Channels))
+	type key struct {
+		name    string
+		pattern bool
+	}
+	places := make(map[key]int, len(in.Channels))
 	for _, channel := range in.Channels {
-		if place, ok := places[channel.Name]; ok {
+		k := key{channel.Name, channel.Pattern}
+		if place, ok := places[k]; ok {
 			merged[place] = channel
 			continue
 		}
-		places[channel.Name] = len(merged)
+		places[k] = len(merged)
 		merged = append(merged, channel)
 	}
 	in.Channels = merged

@@ -42,6 +42,9 @@ func describe(in *grip.Instruction) (lines []string) {
 	}
 	for _, channel := range in.Channels {
 		line := fmt.Sprintf("channel %q", channel.Name)
+		if channel.Pattern {
+			line = fmt.Sprintf("pattern %q", channel.Name)
+		}
 		if channel.PrevID != "" {
 			line += fmt.Sprintf(" prev-id %q", channel.PrevID)
 		}

@@ -497,6 +497,26 @@ func (c *Conn) Subscribe(channel string, filters ...string) {
 	c.instruct("Subscribe", instruction{Type: "subscribe", Channel: channel, Filters: filters})
 }
 
+// SubscribePattern is Subscribe for all channels like pattern, such as "news.*" or
+// "news.>": * is one part of a name, between dots, > all that follow. Only
+// Gripway knows it; to Pushpin it is a channel of that name.
+func (c *Conn) SubscribePattern(pattern string, filters ...string) {
+	if pattern == "" {
+		c.wrong("SubscribePattern", fmt.Errorf("%w: the pattern is empty", ErrMisuse))
+		return
+	}
+	c.instruct("SubscribePattern", instruction{Type: "subscribe", Channel: pattern, Pattern: true, Filters: filters})
+}
+
+// UnsubscribePattern ends what SubscribePattern began.
+func (c *Conn) UnsubscribePattern(pattern string) {
+	if pattern == "" {
+		c.wrong("UnsubscribePattern", fmt.Errorf("%w: the pattern is empty", ErrMisuse))
+		return
+	}
+	c.instruct("UnsubscribePattern", instruction{Type: "unsubscribe", Channel: pattern, Pattern: true})
+}
+
 // SubscribeFrom is Subscribe for a client that is to miss nothing: prevID is the
 // id of the channel's last item that it has, with all that is sent in this answer.
 // The gateway sends items only if each names the one before it (prev-id), and asks
@@ -597,6 +617,7 @@ func (c *Conn) Instruct(instruction any) { c.instruct("Instruct", instruction) }
 type instruction struct {
 	Type        string   `json:"type"`
 	Channel     string   `json:"channel,omitempty"`
+	Pattern     bool     `json:"pattern,omitempty"`
 	PrevID      string   `json:"prev-id,omitempty"`
 	Filters     []string `json:"filters,omitempty"`
 	Name        string   `json:"name,omitempty"`

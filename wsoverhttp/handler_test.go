@@ -170,6 +170,8 @@ func TestWhatAnAppCanSay(t *testing.T) {
 		{"subscribe", func(c *wsoverhttp.Conn) { c.Subscribe("room") }, `TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\"}"`},
 		{"subscribe with filters", func(c *wsoverhttp.Conn) { c.Subscribe("room", "skip-self") },
 			`TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\",\"filters\":[\"skip-self\"]}"`},
+		{"subscribe to a pattern", func(c *wsoverhttp.Conn) { c.SubscribePattern("news.*") }, `TEXT "c:{\"type\":\"subscribe\",\"channel\":\"news.*\",\"pattern\":true}"`},
+		{"unsubscribe from a pattern", func(c *wsoverhttp.Conn) { c.UnsubscribePattern("news.*") }, `TEXT "c:{\"type\":\"unsubscribe\",\"channel\":\"news.*\",\"pattern\":true}"`},
 		{"subscribe from an id", func(c *wsoverhttp.Conn) { c.SubscribeFrom("room", "7", "skip-self") },
 			`TEXT "c:{\"type\":\"subscribe\",\"channel\":\"room\",\"prev-id\":\"7\",\"filters\":[\"skip-self\"]}"`},
 		{"unsubscribe", func(c *wsoverhttp.Conn) { c.Unsubscribe("room") }, `TEXT "c:{\"type\":\"unsubscribe\",\"channel\":\"room\"}"`},

@@ -282,7 +282,22 @@ func Filter(prefix string, answer *Answer) error {
 	if in == nil {
 		return nil
 	}
+	if err := checkPatterns(prefix, in); err != nil {
+		return err
+	}
 	return filter(hub.NewFilters(nil, prefix, in.Channels, in.Meta), answer, true)
+}
+
+// checkPatterns refuses patterns that are none.
+func checkPatterns(prefix string, in *grip.Instruction) error {
+	for _, ch := range in.Channels {
+		if ch.Pattern {
+			if _, err := hub.Pattern(prefix, ch.Name); err != nil {
+				return &grip.InstructError{Text: err.Error()}
+			}
+		}
+	}
+	return nil
 }
 
 // Serve holds the response as the answer's instruction says. It returns when the
@@ -474,14 +489,21 @@ func (k *Keeper) all(begin bool) []held {
 	return all
 }
 
+// names are the channels and patterns that a hold follows.
+type names struct{ channels, patterns []string }
+
 // channels returns the names a hold follows: the route's own, then the
 // instruction's, prefixed, each once, within the limit.
-func (k *Keeper) channels(call *Call, instruction *grip.Instruction) []string {
-	names := append([]string(nil), call.Channels...)
+func (k *Keeper) channels(call *Call, instruction *grip.Instruction) names {
+	all := names{channels: append([]string(nil), call.Channels...)}
 	added := 0
 	for _, ch := range instruction.Channels {
 		name := call.Prefix + ch.Name
-		if slices.Contains(names, name) {
+		list := &all.channels
+		if ch.Pattern {
+			list = &all.patterns
+		}
+		if slices.Contains(*list, name) {
 			continue
 		}
 		if added == k.opts.Subscriptions {
@@ -490,22 +512,32 @@ func (k *Keeper) channels(call *Call, instruction *grip.Instruction) []string {
 			continue
 		}
 		added++
-		names = append(names, name)
+		*list = append(*list, name)
 	}
-	return names
+	return all
 }
 
 // follow subscribes s to the channels and leaves those it should no longer follow.
-func (k *Keeper) follow(s *hub.Subscriber, names []string) error {
+func (k *Keeper) follow(s *hub.Subscriber, all names) error {
 	ctx, cancel := context.WithTimeout(k.ctx, subscribeTimeout)
 	defer cancel()
 	for _, name := range s.Channels() {
-		if !slices.Contains(names, name) {
+		if !slices.Contains(all.channels, name) {
 			s.Unsubscribe(name)
 		}
 	}
-	for _, name := range names {
+	for _, name := range s.Patterns() {
+		if !slices.Contains(all.patterns, name) {
+			s.UnsubscribePattern(name)
+		}
+	}
+	for _, name := range all.channels {
 		if err := s.Subscribe(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range all.patterns {
+		if err := s.SubscribePattern(ctx, name); err != nil {
 			return err
 		}
 	}

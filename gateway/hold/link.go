@@ -17,6 +17,7 @@ import (
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
 )
 
 const (
@@ -43,6 +44,9 @@ const (
 	chainQuick = 10
 	linkPause  = time.Second
 
+	// activeMax bounds the channels of patterns that are noted as alive.
+	activeMax = 1000
+
 	// fetchesMax bounds the next links that are fetched at once for one route, so
 	// that a slow origin holds up no other's.
 	fetchesMax = 64
@@ -61,7 +65,7 @@ type linked struct {
 	uri      *url.URL // what the link is relative to: where the last answer came from
 	link     *grip.Link
 	ids      map[string]string // last id the client has, by channel; only those kept track of
-	names    []string          // channels the stream follows
+	names    names             // what the stream follows
 	active   map[string]bool   // had an item since the timer was set
 	fetching bool
 	again    bool // and fetch once more
@@ -151,7 +155,7 @@ func (l *linked) setTimer(link *grip.Link) {
 // timeout fetches the next link unless every channel shows that it is alive.
 func (l *linked) timeout() {
 	l.mu.Lock()
-	quiet := len(l.names) == 0 || slices.ContainsFunc(l.names, func(name string) bool { return !l.active[name] })
+	quiet := l.quietLocked()
 	clear(l.active)
 	link := l.link
 	l.mu.Unlock()
@@ -163,6 +167,26 @@ func (l *linked) timeout() {
 		return
 	}
 	l.update(rand.N(updateSpread))
+}
+
+// quietLocked says whether a channel had no item since the timer was set, or none
+// of those that a pattern matches.
+func (l *linked) quietLocked() bool {
+	for _, name := range l.names.channels {
+		if !l.active[name] {
+			return true
+		}
+	}
+	for _, pattern := range l.names.patterns {
+		heard := false
+		for name := range l.active {
+			heard = heard || pubsub.Match(pattern, name)
+		}
+		if !heard {
+			return true
+		}
+	}
+	return len(l.names.channels)+len(l.names.patterns) == 0
 }
 
 // deliver sends the items that follow what the client has, and fetches the next
@@ -186,7 +210,9 @@ func (l *linked) deliver(run *hub.Run) int {
 			continue
 		}
 		l.mu.Lock()
-		l.active[run.Channel] = true
+		if len(l.active) < activeMax {
+			l.active[run.Channel] = true
+		}
 		if l.fetching {
 			if len(l.waiting) < linkQueueMax {
 				l.waiting = append(l.waiting, waitingItem{run.Channel, item})
@@ -304,6 +330,12 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		return 0, true
 	}
 	if in != nil {
+		if err := checkPatterns(l.call.Prefix, in); err != nil {
+			closeRest(answer)
+			s.keeper.log.Warn("next link", "route", s.route, "uri", uri, "error", err)
+			s.end(ReasonOrigin)
+			return 0, true
+		}
 		// What the answer says is what its own body is written with.
 		l.mu.Lock()
 		l.uri = uri

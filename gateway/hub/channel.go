@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -11,8 +12,9 @@ import (
 
 // channel is a channel that this node listens to.
 type channel struct {
-	hub  *Hub
-	name string
+	hub     *Hub
+	name    string
+	pattern *pattern // nil for a channel; name is its pattern otherwise
 
 	history *history // nil unless items are kept
 
@@ -44,28 +46,44 @@ type members struct {
 	leaving []int
 }
 
-// acquire returns the channel, subscribed, with one more reference.
-func (h *Hub) acquire(ctx context.Context, name string, updates bool) (*channel, error) {
+// acquire returns the channel, or what stands for a pattern, subscribed, with one
+// more reference.
+func (h *Hub) acquire(ctx context.Context, name string, isPattern, updates bool) (*channel, error) {
 	st := h.stripe(name)
 	st.mu.Lock()
-	ch := st.channels[name]
+	table := st.table(isPattern)
+	ch := table[name]
 	if ch == nil {
+		if isPattern && h.patternCount.Add(1) > patternsMax {
+			h.patternCount.Add(-1)
+			st.mu.Unlock()
+			return nil, fmt.Errorf("pattern %q: %w", name, ErrTooManyPatterns)
+		}
 		ch = &channel{
 			hub: h, name: name, refs: 1, since: time.Now(),
 			ready: make(chan struct{}), members: make([]members, len(h.shards)),
 		}
-		if limits := h.limits(name); limits != nil {
+		if isPattern {
+			ch.pattern = &pattern{sequences: make(map[string]*sequence)}
+		} else if limits := h.limits(name); limits != nil {
 			ch.history = &history{limits: *limits, total: &h.historyBytes}
 		}
-		st.channels[name] = ch
+		table[name] = ch
 		ch.updateLocked(updates)
 		st.mu.Unlock()
 		// The channel may have others waiting by now, so one client's leaving does
 		// not end the subscription.
-		ch.sub, ch.err = h.opts.Bus.Subscribe(context.WithoutCancel(ctx), name, ch)
+		if isPattern {
+			ch.sub, ch.err = h.opts.Bus.SubscribePattern(context.WithoutCancel(ctx), name, ch)
+		} else {
+			ch.sub, ch.err = h.opts.Bus.Subscribe(context.WithoutCancel(ctx), name, ch)
+		}
 		if ch.err != nil {
 			st.mu.Lock()
-			delete(st.channels, name)
+			delete(table, name)
+			if isPattern {
+				h.patternCount.Add(-1)
+			}
 			ch.stopLocked()
 			st.mu.Unlock()
 		} else {
@@ -111,13 +129,17 @@ func (h *Hub) Update() {
 	for i := range h.stripes {
 		st := &h.stripes[i]
 		st.mu.Lock()
-		channels := make([]*channel, 0, len(st.channels))
-		for _, ch := range st.channels {
-			channels = append(channels, ch)
+		channels := make([]*channel, 0, len(st.channels)+len(st.patterns))
+		for _, table := range []map[string]*channel{st.channels, st.patterns} {
+			for _, ch := range table {
+				channels = append(channels, ch)
+			}
 		}
 		st.mu.Unlock()
 		for _, ch := range channels {
-			h.ForgetID(ch.name)
+			if ch.pattern == nil {
+				h.ForgetID(ch.name)
+			}
 			ch.notify(NoticeUpdate)
 		}
 	}
@@ -134,6 +156,9 @@ func (ch *channel) notify(notice Notice) {
 func (ch *channel) stopLocked() {
 	if q := ch.seq.Load(); q != nil {
 		go q.end() // it may be waiting for room in a shard
+	}
+	if ch.pattern != nil {
+		go ch.pattern.end()
 	}
 	if ch.update != nil {
 		ch.update.Stop()
@@ -154,7 +179,7 @@ func (h *Hub) release(ch *channel, lingers bool) {
 	st := h.stripe(ch.name)
 	st.mu.Lock()
 	ch.refs--
-	if ch.refs > 0 || st.channels[ch.name] != ch {
+	if ch.refs > 0 || st.table(ch.pattern != nil)[ch.name] != ch {
 		st.mu.Unlock()
 		return
 	}
@@ -168,7 +193,7 @@ func (h *Hub) release(ch *channel, lingers bool) {
 	if linger > 0 && h.lingers(1) {
 		ch.linger = time.AfterFunc(linger, func() {
 			st.mu.Lock()
-			if ch.refs > 0 || ch.linger == nil || st.channels[ch.name] != ch {
+			if ch.refs > 0 || ch.linger == nil || st.table(ch.pattern != nil)[ch.name] != ch {
 				st.mu.Unlock()
 				return
 			}
@@ -182,7 +207,10 @@ func (h *Hub) release(ch *channel, lingers bool) {
 
 // drop unsubscribes a channel without references. It unlocks st.
 func (h *Hub) drop(st *stripe, ch *channel) {
-	delete(st.channels, ch.name)
+	delete(st.table(ch.pattern != nil), ch.name)
+	if ch.pattern != nil {
+		h.patternCount.Add(-1)
+	}
 	ch.stopLocked()
 	st.mu.Unlock()
 	<-ch.ready

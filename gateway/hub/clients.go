@@ -29,10 +29,13 @@ func (h *Hub) Clients(name string) []Client {
 	st.mu.Lock()
 	ch := st.channels[name]
 	st.mu.Unlock()
-	if ch == nil {
-		return nil
-	}
 	var all []Client
+	if h.patternCount.Load() > 0 {
+		all = h.aliased(name)
+	}
+	if ch == nil {
+		return all
+	}
 	for i, s := range h.shards {
 		s.mu.Lock()
 		for _, sub := range ch.members[i].list {

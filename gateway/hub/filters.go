@@ -3,9 +3,11 @@ package hub
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
 )
 
 // chainsMax is how many channels' filters are kept of one subscriber before
@@ -19,6 +21,7 @@ type Filters struct {
 	prefix     string // of the route's channels
 	meta       map[string]string
 	chains     map[string]grip.Chain // by channel, prefixed; only those with filters
+	patterns   map[string]grip.Chain // by pattern, prefixed; only those with filters
 	subscribed func(channel string) bool
 	ids        func() map[string]string // of channels, without prefix; nil where none are known
 	line       *line                    // nil if no filter asks a URL
@@ -39,7 +42,7 @@ func (f *Filters) WithIDs(ids func() map[string]string) *Filters {
 // RewritesResponse says whether Response needs an answer's whole body.
 func (f *Filters) RewritesResponse() bool {
 	if f != nil {
-		for _, chain := range f.chains {
+		for chain := range f.all {
 			if chain.RewritesResponse() {
 				return true
 			}
@@ -54,7 +57,7 @@ func (f *Filters) Response(body []byte, first bool) ([]byte, error) {
 	if f == nil {
 		return body, nil
 	}
-	for _, chain := range f.chains {
+	for chain := range f.all {
 		if chain.RewritesResponse() {
 			return chain.Response(f.context(nil, !first), body)
 		}
@@ -90,16 +93,13 @@ func NewFilters(s *Subscriber, prefix string, channels []grip.Channel, meta map[
 func (f *Filters) WithChannel(s *Subscriber, prefix string, ch grip.Channel) *Filters {
 	chain := grip.NewChain(ch.Filters)
 	name := prefix + ch.Name
+	if ch.Pattern {
+		return f.withPattern(s, prefix, name, chain)
+	}
 	if f == nil && chain == nil {
 		return nil
 	}
-	n := &Filters{prefix: prefix, chains: make(map[string]grip.Chain), subscribed: func(channel string) bool {
-		return s.Subscribed(prefix + channel)
-	}}
-	if f != nil {
-		n.meta, n.ids, n.line, n.ask = f.meta, f.ids, f.line, f.ask
-		maps.Copy(n.chains, f.chains)
-	}
+	n := f.clone(s, prefix)
 	delete(n.chains, name)
 	if len(n.chains) >= chainsMax {
 		// An origin that subscribes and unsubscribes in turn leaves many behind.
@@ -109,6 +109,68 @@ func (f *Filters) WithChannel(s *Subscriber, prefix string, ch grip.Channel) *Fi
 		n.chains[name] = chain
 	}
 	return n
+}
+
+// clone returns a copy of f that can be changed.
+func (f *Filters) clone(s *Subscriber, prefix string) *Filters {
+	n := &Filters{prefix: prefix, chains: make(map[string]grip.Chain), subscribed: func(channel string) bool {
+		return s.Subscribed(prefix + channel)
+	}}
+	if f != nil {
+		n.meta, n.ids, n.line, n.ask = f.meta, f.ids, f.line, f.ask
+		maps.Copy(n.chains, f.chains)
+		n.patterns = f.patterns
+	}
+	return n
+}
+
+// withPattern is WithChannel for a pattern.
+func (f *Filters) withPattern(s *Subscriber, prefix, name string, chain grip.Chain) *Filters {
+	if chain == nil && (f == nil || f.patterns[name] == nil) {
+		return f
+	}
+	n := f.clone(s, prefix)
+	if n.patterns = maps.Clone(n.patterns); n.patterns == nil {
+		n.patterns = make(map[string]grip.Chain)
+	}
+	delete(n.patterns, name)
+	if len(n.patterns) >= chainsMax {
+		followed := s.Patterns()
+		maps.DeleteFunc(n.patterns, func(name string, _ grip.Chain) bool { return !slices.Contains(followed, name) })
+	}
+	if chain != nil {
+		n.patterns[name] = chain
+	}
+	return n
+}
+
+// chain is the filters of a channel's items: its own if it is followed by name, or
+// those of the first pattern, by name, that matches and has some.
+func (f *Filters) chain(channel string) grip.Chain {
+	if f == nil {
+		return nil
+	}
+	if chain := f.chains[channel]; chain != nil || len(f.patterns) == 0 || f.subscribed(strings.TrimPrefix(channel, f.prefix)) {
+		return chain
+	}
+	first := ""
+	for name := range f.patterns {
+		if (first == "" || name < first) && pubsub.Match(name, channel) {
+			first = name
+		}
+	}
+	return f.patterns[first]
+}
+
+// all yields all chains.
+func (f *Filters) all(yield func(grip.Chain) bool) {
+	for _, chains := range [...]map[string]grip.Chain{f.chains, f.patterns} {
+		for _, chain := range chains {
+			if !yield(chain) {
+				return
+			}
+		}
+	}
 }
 
 // WithMeta returns f with another meta of the connection.
@@ -127,7 +189,7 @@ func (f *Filters) WithAsk(ask Ask) *Filters {
 	if f == nil || f.line != nil {
 		return f
 	}
-	for _, chain := range f.chains {
+	for chain := range f.all {
 		if chain.Asks() {
 			n := *f
 			n.line, n.ask = new(line), ask
@@ -140,20 +202,20 @@ func (f *Filters) WithAsk(ask Ask) *Filters {
 // Any says whether items of the channel have to pass filters, or to wait for
 // items that do.
 func (f *Filters) Any(channel string) bool {
-	return f != nil && (f.chains[channel] != nil || f.line != nil && f.line.busy())
+	return f != nil && (f.chain(channel) != nil || f.line != nil && f.line.busy())
 }
 
 // Asks says that what becomes of an item of the channel cannot be said at once: a
 // filter asks a URL about it, or it has to wait for items about which one does.
 func (f *Filters) Asks(channel string) bool {
-	return f != nil && f.line != nil && (f.chains[channel].Asks() || f.line.busy())
+	return f != nil && f.line != nil && (f.chain(channel).Asks() || f.line.busy())
 }
 
 // Later is Pass for items of channels that Asks: then is called with what Pass
 // would return, in the item's turn, unless the client has gone. It returns false,
 // and does nothing, if too many items wait.
 func (f *Filters) Later(channel string, item *grip.Item, content []byte, asserted []string, asserts bool, then func(out []byte, ok bool, err error)) bool {
-	chain := f.chains[channel]
+	chain := f.chain(channel)
 	known := f.context(item.Meta, chain.Asks() || chain.RewritesResponse())
 	return f.line.do(len(content), func(ctx context.Context) {
 		if asserts && !chain.HasContentFilters(asserted) {
@@ -209,10 +271,7 @@ func (f *Filters) before(channel string, item *grip.Item, ids map[string]string)
 // it is to get it. If asserts is set, the publisher wants only subscribers whose
 // content filters are just those of asserted.
 func (f *Filters) Pass(channel string, item *grip.Item, content []byte, asserted []string, asserts bool) (out []byte, ok bool, err error) {
-	var chain grip.Chain
-	if f != nil {
-		chain = f.chains[channel]
-	}
+	chain := f.chain(channel)
 	if asserts && !chain.HasContentFilters(asserted) {
 		return nil, false, nil
 	}

@@ -17,6 +17,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,6 +115,7 @@ type Hub struct {
 	delivered     map[string]metrics.Counter // by grip format
 	lingering     metrics.Gauge
 
+	patternCount atomic.Int32
 	historyBytes atomic.Int64
 	replayed     metrics.Counter
 
@@ -124,6 +126,14 @@ type Hub struct {
 type stripe struct {
 	mu       sync.Mutex
 	channels map[string]*channel
+	patterns map[string]*channel
+}
+
+func (st *stripe) table(patterns bool) map[string]*channel {
+	if patterns {
+		return st.patterns
+	}
+	return st.channels
 }
 
 // New returns a Hub that delivers until Close.
@@ -170,7 +180,7 @@ func New(opts Options) *Hub {
 			FormatResponse.String(), FormatStream.String(), FormatMessage.String()),
 	}
 	for i := range h.stripes {
-		h.stripes[i].channels = make(map[string]*channel)
+		h.stripes[i].channels, h.stripes[i].patterns = make(map[string]*channel), make(map[string]*channel)
 	}
 	for i := range opts.Shards {
 		s := newShard(h, i)
@@ -188,11 +198,13 @@ func (h *Hub) Close() {
 	for i := range h.stripes {
 		st := &h.stripes[i]
 		st.mu.Lock()
-		for name, ch := range st.channels {
-			delete(st.channels, name)
-			ch.stopLocked()
-			if ch.sub != nil {
-				ch.sub.Unsubscribe()
+		for _, table := range []map[string]*channel{st.channels, st.patterns} {
+			for name, ch := range table {
+				delete(table, name)
+				ch.stopLocked()
+				if ch.sub != nil {
+					ch.sub.Unsubscribe()
+				}
 			}
 		}
 		st.mu.Unlock()
@@ -268,6 +280,7 @@ type Subscriber struct {
 	// Guarded by shard.mu.
 	left bool
 	subs []subscription
+	some *following // nil for a subscriber that has never followed a pattern
 }
 
 // subscription is a subscriber's place in a channel.
@@ -301,11 +314,16 @@ func (s *Subscriber) WantUpdates() { s.updates.Store(true) }
 // publish in the moment before may be missed. Subscribing twice is once. Errors
 // are the bus's, ErrLeft, or the context's.
 func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
-	if s.Subscribed(name) {
+	if s.Subscribed(name) || s.alias(name) {
 		return nil
 	}
+	return s.join(ctx, name, false)
+}
+
+// join follows a channel or a pattern.
+func (s *Subscriber) join(ctx context.Context, name string, isPattern bool) error {
 	h := s.shard.hub
-	ch, err := h.acquire(ctx, name, s.updates.Load())
+	ch, err := h.acquire(ctx, name, isPattern, s.updates.Load())
 	if err != nil {
 		return err
 	}
@@ -315,7 +333,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 		h.release(ch, s.lingers)
 		return ErrLeft
 	}
-	if s.find(name) >= 0 {
+	if s.findIn(name, isPattern) >= 0 {
 		// Somebody else was quicker. Two places would be taken for one another when
 		// they are left.
 		s.shard.mu.Unlock()
@@ -324,6 +342,12 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 	}
 	m := &ch.members[s.shard.index]
 	s.subs = append(s.subs, subscription{ch: ch, index: len(m.list)})
+	if isPattern && s.some == nil {
+		s.some = new(following)
+	}
+	if s.some != nil {
+		s.joinedLocked(name, isPattern)
+	}
 	m.list = append(m.list, s)
 	s.shard.mu.Unlock()
 	h.subscriptions.Inc()
@@ -335,30 +359,41 @@ func (s *Subscriber) Subscribe(ctx context.Context, name string) error {
 func (s *Subscriber) Subscribed(name string) bool {
 	s.shard.mu.Lock()
 	defer s.shard.mu.Unlock()
-	return s.find(name) >= 0
+	return s.find(name) >= 0 || s.some != nil && slices.Contains(s.some.aliases, name)
 }
 
-// Channels returns the names of the channels that s follows.
+// Channels returns the names of the channels that s follows by their names.
 func (s *Subscriber) Channels() []string {
 	s.shard.mu.Lock()
 	defer s.shard.mu.Unlock()
-	names := make([]string, len(s.subs))
+	names := make([]string, 0, len(s.subs))
 	for i := range s.subs {
-		names[i] = s.subs[i].ch.name
+		if s.subs[i].ch.pattern == nil {
+			names = append(names, s.subs[i].ch.name)
+		}
+	}
+	if s.some != nil {
+		names = append(names, s.some.aliases...)
 	}
 	return names
 }
 
-// Len returns how many channels s follows.
+// Len returns how many channels and patterns s follows.
 func (s *Subscriber) Len() int {
 	s.shard.mu.Lock()
 	defer s.shard.mu.Unlock()
-	return len(s.subs)
+	n := len(s.subs)
+	if s.some != nil {
+		n += len(s.some.aliases)
+	}
+	return n
 }
 
-func (s *Subscriber) find(name string) int {
+func (s *Subscriber) find(name string) int { return s.findIn(name, false) }
+
+func (s *Subscriber) findIn(name string, isPattern bool) int {
 	for i := range s.subs {
-		if s.subs[i].ch.name == name {
+		if s.subs[i].ch.name == name && (s.subs[i].ch.pattern != nil) == isPattern {
 			return i
 		}
 	}
@@ -374,10 +409,19 @@ func (s *Subscriber) Delivered(items int) {
 }
 
 // Unsubscribe ends following a channel. A delivery that has begun may still come.
-func (s *Subscriber) Unsubscribe(name string) {
+func (s *Subscriber) Unsubscribe(name string) { s.quit(name, false) }
+
+// quit leaves a channel or a pattern.
+func (s *Subscriber) quit(name string, isPattern bool) {
 	s.shard.mu.Lock()
-	i := s.find(name)
+	i := s.findIn(name, isPattern)
 	if i < 0 {
+		if s.some != nil && !isPattern {
+			if i := slices.Index(s.some.aliases, name); i >= 0 {
+				s.some.aliases = slices.Delete(s.some.aliases, i, i+1)
+				defer s.shard.hub.unfollowed(s, name)
+			}
+		}
 		s.shard.mu.Unlock()
 		return
 	}
@@ -399,7 +443,11 @@ func (s *Subscriber) Leave() {
 	s.shard.mu.Lock()
 	s.left = true
 	subs := s.subs
-	s.subs = nil
+	var aliases []string
+	if s.some != nil {
+		aliases = s.some.aliases
+	}
+	s.subs, s.some = nil, nil
 	for _, sub := range subs {
 		s.shard.removeLocked(sub)
 	}
@@ -408,5 +456,8 @@ func (s *Subscriber) Leave() {
 		s.shard.hub.subscriptions.Dec()
 		s.shard.hub.unfollowed(s, sub.ch.name)
 		s.shard.hub.release(sub.ch, s.lingers)
+	}
+	for _, alias := range aliases {
+		s.shard.hub.unfollowed(s, alias)
 	}
 }

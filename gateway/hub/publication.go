@@ -9,8 +9,9 @@ import (
 
 // Publication is one item on its way to many. It may be used concurrently.
 type Publication struct {
-	Item  *grip.Item
-	frame func(m *grip.MessageItem, deflated bool) []byte
+	Item    *grip.Item
+	channel string // of an item that came by a pattern
+	frame   func(m *grip.MessageItem, deflated bool) []byte
 
 	chunk    lazy
 	frames   lazy

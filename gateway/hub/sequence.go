@@ -167,6 +167,19 @@ func (q *sequence) expire() {
 	q.arm()
 }
 
+// idle says whether nothing waits, and ends the sequence if so.
+func (q *sequence) idle() bool {
+	if !q.mu.TryLock() {
+		return false // an item is being passed on
+	}
+	defer q.mu.Unlock()
+	if len(q.waiting) > 0 {
+		return false
+	}
+	q.ended = true
+	return true
+}
+
 func (q *sequence) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -31,8 +31,9 @@ type shard struct {
 	closed bool
 
 	// Owned by run.
-	now   run
-	spare []delivery
+	now     run
+	spare   []delivery
+	hearing []*Subscriber
 }
 
 // delivery is an item, or a notice, on its way to a channel's subscribers.
@@ -133,7 +134,7 @@ func (s *shard) gather(batch []delivery) int {
 	n := 1
 	for n < len(batch) && n < runItemsMax {
 		next := batch[n]
-		if next.ch != first.ch || next.pub == nil || next.pub.special() {
+		if next.ch != first.ch || next.pub == nil || next.pub.special() || next.pub.channel != first.pub.channel {
 			break
 		}
 		size += next.pub.size()
@@ -149,31 +150,17 @@ func (s *shard) gather(batch []delivery) int {
 // deliver hands s.now, or the notice if it is empty, to the channel's
 // subscribers. No lock is held meanwhile.
 func (s *shard) deliver(ch *channel, notice Notice) {
+	if ch.pattern != nil {
+		s.deliverPattern(ch, notice)
+		return
+	}
 	s.mu.Lock()
 	m := &ch.members[s.index]
 	list := m.list
 	m.busy = true
 	s.mu.Unlock()
 
-	r := Run{Channel: ch.name, run: &s.now}
-	var taken [3]int
-	for _, sub := range list {
-		if len(s.now.pubs) == 0 {
-			if sub.updates.Load() || notice != NoticeUpdate {
-				sub.receiver.Notify(notice, ch.name)
-			}
-			continue
-		}
-		taken[sub.format] += sub.receiver.Deliver(&r)
-	}
-	for f, n := range taken {
-		if n > 0 {
-			s.hub.delivered[Format(f).String()].Add(float64(n))
-			if s.hub.opts.Watch != nil {
-				s.hub.opts.Watch.Delivered(ch.name, s.now.pubs[0].Item, Format(f), n)
-			}
-		}
-	}
+	s.hand(&Run{Channel: ch.name, run: &s.now}, list, notice, ch.name)
 
 	s.mu.Lock()
 	m.busy = false
@@ -186,6 +173,28 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 		m.leaving = nil
 	}
 	s.mu.Unlock()
+}
+
+// hand hands s.now, or the notice about name if it is empty, to subscribers.
+func (s *shard) hand(r *Run, list []*Subscriber, notice Notice, name string) {
+	var taken [3]int
+	for _, sub := range list {
+		if len(s.now.pubs) == 0 {
+			if sub.updates.Load() || notice != NoticeUpdate {
+				sub.receiver.Notify(notice, name)
+			}
+			continue
+		}
+		taken[sub.format] += sub.receiver.Deliver(r)
+	}
+	for f, n := range taken {
+		if n > 0 {
+			s.hub.delivered[Format(f).String()].Add(float64(n))
+			if s.hub.opts.Watch != nil {
+				s.hub.opts.Watch.Delivered(r.Channel, s.now.pubs[0].Item, Format(f), n)
+			}
+		}
+	}
 }
 
 // removeLocked takes a subscription out of its channel, or notes that it is to

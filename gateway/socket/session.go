@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -901,23 +902,32 @@ func (s *session) lost(channel string) {
 	s.close(ReasonLost, closeTryAgain, "messages were lost")
 }
 
-// subscribe follows a channel, named without the route's prefix. It returns false
-// if there are too many.
-func (s *session) subscribe(name string) bool {
-	name = s.prefix + name
-	if !s.sub.Subscribed(name) && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
+// subscribe follows a channel or a pattern, named with the route's prefix. It
+// returns false if there are too many.
+func (s *session) subscribe(name string, pattern bool) bool {
+	known := s.sub.Subscribed(name)
+	if pattern {
+		known = slices.Contains(s.sub.Patterns(), name)
+	}
+	if !known && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
 		s.keeper.subsDropped.Inc()
 		s.keeper.log.Warn("subscription beyond the limit ignored", "conn", s.id, "route", s.route, "channel", name, "limit", s.keeper.opts.Subscriptions)
 		return false
 	}
-	s.follow(name)
+	if pattern {
+		s.followAs(name, s.sub.SubscribePattern)
+	} else {
+		s.follow(name)
+	}
 	return true
 }
 
-func (s *session) follow(name string) {
+func (s *session) follow(name string) { s.followAs(name, s.sub.Subscribe) }
+
+func (s *session) followAs(name string, subscribe func(context.Context, string) error) {
 	ctx, cancel := context.WithTimeout(s.keeper.ctx, subscribeTimeout)
 	defer cancel()
-	if err := s.sub.Subscribe(ctx, name); err != nil && !errors.Is(err, hub.ErrLeft) {
+	if err := subscribe(ctx, name); err != nil && !errors.Is(err, hub.ErrLeft) {
 		s.keeper.log.Warn("subscribe", "conn", s.id, "channel", name, "error", err)
 		s.close(ReasonLost, closeTryAgain, "subscription failed")
 	}
@@ -940,17 +950,37 @@ func (s *session) control(text []byte) {
 			s.close(ReasonOriginError, closeOriginFailed, "too many filters")
 			return
 		}
-		filters := s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters}).WithMeta(s.meta)
+		name := s.prefix + c.Channel
+		if c.Pattern {
+			var err error
+			if name, err = hub.Pattern(s.prefix, c.Channel); err == nil && c.PrevID != "" {
+				err = errPatternID
+			}
+			if err != nil {
+				s.keeper.badControl.Inc()
+				s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.route, "error", err)
+				s.close(ReasonOriginError, closeOriginFailed, "bad pattern")
+				return
+			}
+		}
+		filters := s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters, Pattern: c.Pattern}).WithMeta(s.meta)
 		if s.asker != nil {
 			filters = filters.WithAsk(s.askURL)
 		}
 		s.filters.Store(filters)
-		s.track(s.prefix+c.Channel, c.PrevID) // items wait from now on
-		if !s.subscribe(c.Channel) {
-			s.track(s.prefix+c.Channel, "")
+		if !c.Pattern {
+			s.track(name, c.PrevID) // items wait from now on
+		}
+		if !s.subscribe(name, c.Pattern) && !c.Pattern {
+			s.track(name, "")
 		}
 	case grip.ControlUnsubscribe:
 		name := s.prefix + c.Channel
+		s.filters.Store(s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Pattern: c.Pattern}))
+		if c.Pattern {
+			s.sub.UnsubscribePattern(name)
+			return
+		}
 		s.track(name, "")
 		for _, implicit := range s.implicit {
 			if name == implicit {
@@ -976,6 +1006,9 @@ func (s *session) control(text []byte) {
 		s.flushDelayed()
 	}
 }
+
+// errPatternID says that a position in a pattern's channels cannot be one id.
+var errPatternID = errors.New("a pattern has no prev-id")
 
 // askURL asks a URL about an item.
 func (s *session) askURL(ctx context.Context, q *hub.Question) ([]byte, bool, error) {

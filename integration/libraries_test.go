@@ -3,9 +3,12 @@ package integration
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/gripway/gripway/integration/harness"
 )
@@ -232,5 +237,199 @@ func TestTheSockJSClientTalksOnEachTransport(t *testing.T) {
 			client.tell("bye")
 			client.says("close 4000 go")
 		})
+	}
+}
+
+// TestLibrariesPublishAndInstruct has an origin and publisher of each library talk
+// through the gateway, with keys as GRIP_URL carries them.
+func TestLibrariesPublishAndInstruct(t *testing.T) {
+	const secret = "c2VjcmV0IHRoYXQgaXMgKy1sb25nZXIrIHRoYW4gb3RoZXJz" // base64
+	for _, library := range []struct {
+		name, program string
+		keepAlive     bool // its /headers asks for one
+	}{
+		{"grip 1.6 and pubcontrol 1.3", "old.cjs", false},
+		{"@fanoutio/grip 4.3", "new.mjs", true},
+	} {
+		t.Run(library.name, func(t *testing.T) {
+			t.Parallel()
+			needPrograms(t, "node", "npm")
+			if os.Getenv(peerEnv) != "" {
+				t.Skip("the peer asks publishers for nothing")
+			}
+			port, err := harness.FreePort()
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := startFor(t, harness.GatewayOptions{
+				Routes: []string{fmt.Sprintf("* 127.0.0.1:%d,over_http", port)},
+				Flags:  []string{"--sig-key", "base64:" + secret, "--sig-iss", "gripway", "--publisher", "app,jwt-key=base64:" + secret + ",iss=app"},
+			})
+			key := "base64:" + secret
+			gripURL := fmt.Sprintf("http://%s/?iss=app&key=%s&verify-iss=gripway&verify-key=%s", g.ControlAddr, key, key)
+			if library.program == "old.cjs" { // it knows iss and key only, and wants plus signs escaped
+				gripURL = fmt.Sprintf("http://%s/?iss=app&key=%s", g.ControlAddr, url.QueryEscape(key))
+			}
+			env := []string{fmt.Sprintf("PORT=%d", port), "VERIFY_KEY=" + string(decodeBase64(t, secret)), "GRIP_URL=" + gripURL}
+			p := startNode(t, env, library.program)
+			p.says("listening")
+			speak(t, g, p, port, library.keepAlive)
+
+			// Another key is refused, and the library says so.
+			stranger := startNode(t, append(env, fmt.Sprintf("GRIP_URL=http://%s/?iss=app&key=another", g.ControlAddr), "PORT=0"), library.program)
+			stranger.says("listening")
+			stranger.tell("news stream no")
+			stranger.says("published false 401")
+		})
+	}
+}
+
+func decodeBase64(t *testing.T, text string) []byte {
+	t.Helper()
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// speak has clients of all kinds talk to the origin that p is.
+func speak(t *testing.T, g *harness.Gateway, p *talker, port int, keepAlive bool) {
+	t.Helper()
+	// Who goes around the gateway has no signature that the library takes.
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/stream", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusForbidden {
+		t.Errorf("around the gateway: got %d, want 403", response.StatusCode)
+	}
+
+	publish := func(line string) {
+		t.Helper()
+		p.tell(line)
+		p.says("published true 200")
+	}
+	stream := openStream(t, g, "/stream")
+	stream.says("hello")
+	publish("news stream one")
+	stream.says("one")
+	publish("news close")
+	stream.ends()
+
+	stream = openStream(t, g, "/headers")
+	stream.says("hello")
+	publish("more stream two")
+	if keepAlive {
+		stream.until("alive")
+	}
+	publish("news stream three")
+	stream.until("three")
+
+	// A long poll shows to nobody that it is held: it is published to until it is answered.
+	answered := make(chan *http.Response, 1)
+	go func() {
+		response, err := http.Get("http://" + g.Addr + "/poll")
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- response
+	}()
+	for response = nil; response == nil; {
+		publish("news response four")
+		select {
+		case response = <-answered:
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	body, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil || response.StatusCode != 201 || response.Header.Get("X-Push") == "" || string(body) != "four\n" {
+		t.Errorf("poll: got %d %v %q, %v", response.StatusCode, response.Header, body, err)
+	}
+
+	ws, _, err := websocket.DefaultDialer.Dial("ws://"+g.Addr+"/chat", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	ws.SetReadDeadline(time.Now().Add(libraryWait))
+	reads := func(want string) {
+		t.Helper()
+		_, message, err := ws.ReadMessage()
+		if err != nil || string(message) != want {
+			t.Fatalf("WebSocket: got %q, %v, want %q", message, err, want)
+		}
+	}
+	reads("welcome")
+	ws.WriteMessage(websocket.TextMessage, []byte("hi there"))
+	reads("ann: hi there")
+	publish("news message five")
+	reads("five")
+	ws.WriteMessage(websocket.TextMessage, []byte("bye"))
+	_, _, err = ws.ReadMessage()
+	if !websocket.IsCloseError(err, 4000) {
+		t.Errorf("WebSocket: got %v, want close 4000", err)
+	}
+}
+
+// lineStream is a held stream, line by line.
+type lineStream struct {
+	t     *testing.T
+	lines *bufio.Scanner
+}
+
+func openStream(t *testing.T, g *harness.Gateway, path string) *lineStream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), libraryWait)
+	t.Cleanup(cancel)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.Addr+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	if response.StatusCode != 200 {
+		t.Fatalf("%s: got %d, want 200", path, response.StatusCode)
+	}
+	return &lineStream{t, bufio.NewScanner(response.Body)}
+}
+
+func (s *lineStream) says(want string) {
+	s.t.Helper()
+	if !s.lines.Scan() || s.lines.Text() != want {
+		s.t.Fatalf("stream: got %q, %v, want %q", s.lines.Text(), s.lines.Err(), want)
+	}
+}
+
+// until passes over what comes before a line.
+func (s *lineStream) until(want string) {
+	s.t.Helper()
+	for s.lines.Scan() {
+		if s.lines.Text() == want {
+			return
+		}
+	}
+	s.t.Fatalf("stream: %v, want %q", s.lines.Err(), want)
+}
+
+func (s *lineStream) ends() {
+	s.t.Helper()
+	if s.lines.Scan() || s.lines.Err() != nil {
+		s.t.Fatalf("stream: got %q, %v, want its end", s.lines.Text(), s.lines.Err())
+	}
+}
+
+func TestTheLockFileOfLibrariesNamesNobodysRegistry(t *testing.T) {
+	text, err := os.ReadFile("libraries/package-lock.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), `"resolved"`) {
+		t.Error(`libraries/package-lock.json: got "resolved", want none (npm install --omit-lockfile-registry-resolved=true writes it so)`)
 	}
 }

@@ -281,6 +281,9 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case format == formatNone:
 			c.unacceptable(w)
+		case path == "/" && r.Method != http.MethodGet && r.Method != http.MethodHead:
+			// A publisher whose URL was put together wrong must not think that it has published.
+			notAllowed(w, r, "GET, HEAD")
 		case path == "/":
 			answer(w, http.StatusOK, "Gripway API")
 		default:

@@ -176,6 +176,7 @@ func TestEveryAnswerOfThePublishPort(t *testing.T) {
 		{"recover, JSON", "POST", "/recover", "{}", "Accept: application/json", 200, "(application/json){\"message\":\"Updated\"}\n"},
 		{"recover by GET", "GET", "/recover/", "", "", 405, "(text/plain)Method not allowed: GET.\n"},
 		{"root", "GET", "/", "", "", 200, "(text/plain)Gripway API\n"},
+		{"root by POST: nothing is published there", "POST", "/?verify-iss=a/publish/", oneItem, "", 405, "(text/plain)Method not allowed: POST.\n"},
 		{"elsewhere", "GET", "/x", "", "", 404, "(text/plain)Not Found\n"},
 		{"elsewhere below", "POST", "/publish/x", oneItem, "", 404, "(text/plain)Not Found\n"},
 		{"health", "GET", "/healthz", "", "Accept: image/png", 200, "(text/plain)ok\n"},

@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"encoding/pem"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -92,18 +93,21 @@ func downstreamOriginalCount(c *call, d *downstream, i int) status {
 	return c.put32(i, uint32(n))
 }
 
-func downstreamClientIP(c *call, d *downstream, i int) status {
-	if a := d.exchange.Client.Remote; a.IsValid() {
-		return c.putAddress(i, a.Addr())
+// putKnown writes an address. SDKs give up where there is none, so that one that is
+// not known, like that of a client on a Unix socket, is 0.0.0.0.
+func (c *call) putKnown(i int, a netip.AddrPort) status {
+	if !a.IsValid() {
+		return c.putAddress(i, netip.IPv4Unspecified())
 	}
-	return statusNone
+	return c.putAddress(i, a.Addr())
+}
+
+func downstreamClientIP(c *call, d *downstream, i int) status {
+	return c.putKnown(i, d.exchange.Client.Remote)
 }
 
 func downstreamServerIP(c *call, d *downstream, i int) status {
-	if a := d.exchange.Client.Local; a.IsValid() {
-		return c.putAddress(i, a.Addr())
-	}
-	return statusNone
+	return c.putKnown(i, d.exchange.Client.Local)
 }
 
 func downstreamRequestID(c *call, d *downstream, i int) status { return c.fillText(i, d.id) }

@@ -92,7 +92,11 @@ func (b *sandbox) output(to io.Writer, endpoint string) io.Writer {
 	if b.service.Log == nil {
 		return nil
 	}
-	lines := &guest.Lines{Line: func(line []byte) { b.logLine(endpoint, line) }}
+	lines := &guest.Lines{Line: func(line []byte) {
+		if len(line) > 0 { // those between the parts of a stack trace
+			b.logLine(endpoint, line)
+		}
+	}}
 	b.printed = append(b.printed, lines)
 	return lines
 }

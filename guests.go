@@ -27,6 +27,7 @@ import (
 	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/guest"
 	"github.com/gripway/gripway/guest/compute"
+	"github.com/gripway/gripway/guest/store"
 )
 
 // This file is where guests meet the gateway: settings become programs, their
@@ -48,8 +49,7 @@ type guests struct {
 	api       http.Handler // the private API; set before requests come
 	caches    *caches
 
-	proxyPort int  // of a Pushpin that handoffs go to; 0: they end here
-	plainLogs bool // what guests say goes to this process's own output
+	developer *config.GuestFlags // what the guest's developer typed; nil where it serves others
 
 	runtime *guest.Runtime
 	reloads map[string]metrics.Counter
@@ -71,6 +71,7 @@ type liveGuest struct {
 type code struct {
 	program  *guest.Program
 	backends *outbound.Backends
+	stores   *store.Stores
 	routes   map[string]*gateway.Route // of backends that are handed off to
 	pools    []*origin.Pool
 }
@@ -94,8 +95,8 @@ func (all *guests) load(ctx context.Context) error {
 		if live.guest.Verifier, err = all.verifier(); err != nil {
 			return err
 		}
-		if all.proxyPort != 0 {
-			live.guest.Proxy = pushpinProxy(all.proxyPort)
+		if d := all.developer; d != nil && d.ProxyPort != 0 {
+			live.guest.Proxy = pushpinProxy(d.ProxyPort)
 		}
 		if err := live.load(ctx); err != nil {
 			errs = append(errs, err)
@@ -157,7 +158,12 @@ func (l *liveGuest) load(ctx context.Context) error {
 			made.pools = append(made.pools, pool)
 		}
 	}
-	options := loadOptions(&l.config, manifest, made.backends, all.log, all.plainLogs)
+	log := all.log.With("guest", l.config.Name)
+	if made.stores, err = store.Open(manifest.Stores, store.OpenOptions{Log: log}); err != nil {
+		made.close()
+		return fmt.Errorf("guest %q: %w", l.config.Name, err)
+	}
+	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.developer)
 	service := options.Service.(*compute.Service)
 	service.Cache, service.HTTPCache, service.Purge = l.cache.space, l.cache.fetcher, guestPurger{all.caches, l.config.Name}
 	options.Observer = all.observer()
@@ -179,15 +185,31 @@ func (l *liveGuest) load(ctx context.Context) error {
 	return nil
 }
 
-// loadOptions are what a program is made of.
-func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backends, log *slog.Logger, plain bool) guest.LoadOptions {
+// loadOptions are what a program is made of. developer is what its developer typed;
+// nil where it serves others.
+func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backends, stores *store.Stores, log *slog.Logger, developer *config.GuestFlags) guest.LoadOptions {
 	env := make(map[string]string, len(c.Env))
+	if manifest.ServiceID != "" {
+		env["FASTLY_SERVICE_ID"] = manifest.ServiceID
+	}
+	service := &compute.Service{
+		Backends: backends, Stores: stores, FastlyKeys: manifest.Keys, Local: developer != nil, Env: env, Log: log,
+	}
+	if developer == nil {
+		// Libraries take localhost for the developer's machine, and believe a key there
+		// that everybody knows.
+		env["FASTLY_HOSTNAME"] = hostname()
+	} else {
+		service.Log = slog.New(endpointLines{os.Stdout})
+		if !developer.LogStdout {
+			service.Stdout = os.Stdout
+		}
+		if !developer.LogStderr {
+			service.Stderr = os.Stderr
+		}
+	}
 	for _, pair := range c.Env {
 		env[pair[0]] = pair[1]
-	}
-	service := &compute.Service{Backends: backends, Env: env, Log: log.With("guest", c.Name)}
-	if plain {
-		service.Stdout, service.Stderr = os.Stdout, os.Stderr
 	}
 	return guest.LoadOptions{
 		Name:     c.Name,
@@ -196,6 +218,40 @@ func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backen
 		Snapshot: c.Snapshot, StrictImports: !c.TrapUnknown,
 	}
 }
+
+// hostname is this machine's, whatever it is called.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil || name == "localhost" {
+		return "gripway"
+	}
+	return name
+}
+
+// endpointLines writes what guests log as their developers expect it:
+//
+//	endpoint :: message
+type endpointLines struct{ out io.Writer }
+
+// Enabled implements slog.Handler.
+func (endpointLines) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (l endpointLines) Handle(_ context.Context, record slog.Record) error {
+	endpoint := ""
+	record.Attrs(func(a slog.Attr) bool {
+		if a.Key == "endpoint" {
+			endpoint = a.Value.String()
+		}
+		return endpoint == ""
+	})
+	_, err := fmt.Fprintf(l.out, "%s :: %s\n", endpoint, strings.NewReplacer("\n", "\\n", "\r", "\\r").Replace(record.Message))
+	return err
+}
+
+// WithAttrs and WithGroup implement slog.Handler: there is only one thing to tell.
+func (l endpointLines) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l endpointLines) WithGroup(string) slog.Handler      { return l }
 
 // observer counts what happens to sandboxes.
 func (all *guests) observer() *guest.Observer {
@@ -227,6 +283,9 @@ func (c *code) close() {
 		c.program.Close()
 	}
 	c.backends.Close()
+	if c.stores != nil {
+		c.stores.Close()
+	}
 	for _, pool := range c.pools {
 		pool.Close()
 	}
@@ -308,7 +367,7 @@ func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundT
 	host, _, _ := net.SplitHostPort(o.Address)
 	publish := slices.Contains(l.config.Publish, strings.ToLower(host)) || l.of.control != nil && leadsTo(o.Address, l.of.control)
 	if publish && isPublish(r) {
-		return handlerTripper{l.of.api}
+		return handlerTripper{l.of.api, int64(l.of.config.PublishBodyBytes)}
 	}
 	if !l.isSelf(o) {
 		return nil
@@ -331,8 +390,12 @@ func isPublish(r *http.Request) bool {
 // publishAnswerMax bounds the private API's answer to a publish, in bytes: a line.
 const publishAnswerMax = 64 << 10
 
-// handlerTripper asks a handler that answers shortly.
-type handlerTripper struct{ handler http.Handler }
+// handlerTripper asks a handler that answers shortly, and wants to know how long a
+// body is.
+type handlerTripper struct {
+	handler   http.Handler
+	bodyBytes int64 // the longest that it takes
+}
 
 // RoundTrip implements http.RoundTripper.
 func (t handlerTripper) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -340,10 +403,20 @@ func (t handlerTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Body = http.NoBody
 	}
 	defer req.Body.Close()
+	req = req.WithContext(req.Context()) // whose body may be replaced
+	length := req.ContentLength
+	if length < 0 { // Fastly does not ask, and SDKs stream what they send
+		whole, err := io.ReadAll(io.LimitReader(req.Body, t.bodyBytes+1))
+		if err != nil {
+			return nil, err
+		}
+		req.Body, length = io.NopCloser(bytes.NewReader(whole)), int64(len(whole))
+	}
 	w := &answerWriter{response: http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header), Request: req,
 	}}
 	r := req.WithContext(req.Context())
+	r.ContentLength = length
 	path, _, _ := strings.Cut(req.RequestURI, "?")
 	u := *req.URL
 	u.Path, u.RawPath, u.Opaque = path, "", ""
@@ -443,7 +516,7 @@ func checkGuests(c *config.Config, log *slog.Logger) error {
 			errs = append(errs, fmt.Errorf("guest %q: %w", g.Name, err))
 			continue
 		}
-		program, err := runtime.Load(context.Background(), module, loadOptions(g, manifest, backends, log, false))
+		program, err := runtime.Load(context.Background(), module, loadOptions(g, manifest, backends, nil, log, nil))
 		if err != nil {
 			errs = append(errs, err)
 		} else {
@@ -484,7 +557,12 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 		return failed(err)
 	}
 	defer backends.Close()
-	options := loadOptions(&program, manifest, backends, log, true)
+	stores, err := store.Open(manifest.Stores, store.OpenOptions{Log: log})
+	if err != nil {
+		return failed(err)
+	}
+	defer stores.Close()
+	options := loadOptions(&program, manifest, backends, stores, log, &c.GuestFlags)
 	service := options.Service.(*compute.Service)
 	service.Args, service.Stdin = c.Args, os.Stdin
 	options.ABI = compute.Name // of a program that imports nothing of it, too

@@ -210,7 +210,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		programs.control = listeners.control.Addr()
 	}
 	if role.guest != nil {
-		programs.proxyPort, programs.plainLogs = role.guest.ProxyPort, true
+		programs.developer = &role.guest.GuestFlags
 	}
 	defer programs.close()
 	if err := programs.load(ctx); err != nil {

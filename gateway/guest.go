@@ -249,12 +249,20 @@ func clientOf(r *http.Request) guest.Client {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		c.Local, _ = netip.ParseAddrPort(local.String())
 	}
-	c.Remote = netip.AddrPortFrom(c.Remote.Addr().Unmap(), c.Remote.Port())
-	c.Local = netip.AddrPortFrom(c.Local.Addr().Unmap(), c.Local.Port())
+	c.Remote, c.Local = known(c.Remote), known(c.Local)
 	if seen := wire.SeenFrom(r.Context()); seen != nil {
 		c.Hello = seen.Hello()
 	}
 	return c
+}
+
+// known is an address as guests want it: there always is one. A request that nobody
+// sent comes from here.
+func known(a netip.AddrPort) netip.AddrPort {
+	if !a.IsValid() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
 // ask has the guest decide. It is not stopped by its client's leaving once it has
@@ -303,7 +311,8 @@ func (g *Gateway) guestFailed(w http.ResponseWriter, r *http.Request, route *Rou
 		case guest.FaultCPU, guest.FaultWall, guest.FaultMemory, guest.FaultBusy:
 			status, text = http.StatusServiceUnavailable, "The service reached a limit."
 		}
-		g.log.Error("guest failed", "guest", route.Guest.Name, "path", encodedPath(r), "kind", fault.Kind, "error", err)
+		// What went wrong is in the log already: the runtime saw it.
+		g.log.Debug("request failed with its guest", "guest", route.Guest.Name, "path", encodedPath(r), "kind", fault.Kind)
 	} else {
 		g.log.Error("guest failed", "guest", route.Guest.Name, "path", encodedPath(r), "error", err)
 	}
@@ -369,9 +378,6 @@ func (o *guestOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	client := clientOf(r)
 	r.TLS = client.TLS
-	if !client.Remote.IsValid() {
-		client.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
-	}
 	r.RemoteAddr = client.Remote.String()
 	x := guest.NewExchange(r)
 	x.Client = client

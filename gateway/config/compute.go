@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 
@@ -26,12 +27,15 @@ const (
 	developerKey = "viceroy_dev_signing_key_dont_use_in_production"
 )
 
+// developerListen is where Viceroy listens.
+const developerListen = "127.0.0.1:7676"
+
 // developerHeaderBytes is the longest header of a request there: Fastly takes 69 kB
 // in each.
 const developerHeaderBytes = "128KiB"
 
-// guestFlags are Viceroy's.
-type guestFlags struct {
+// GuestFlags are what whoever develops a guest types: Viceroy's flags.
+type GuestFlags struct {
 	Manifest     string   `name:"config" short:"C" placeholder:"FILE" help:"A fastly.toml; its table [local_server] has backends, stores and the like."`
 	LogStdout    bool     `name:"log-stdout" help:"Treat the guest's standard output as a log endpoint: each line begins with its name."`
 	LogStderr    bool     `name:"log-stderr" help:"The same for standard error."`
@@ -50,9 +54,9 @@ type guestFlags struct {
 // GuestCommand serves one guest where developers work.
 type GuestCommand struct {
 	Config     `embed:""`
-	guestFlags `embed:""`
+	GuestFlags `embed:""`
 
-	Addr   string `name:"addr" default:"127.0.0.1:7676" placeholder:"ADDRESS" help:"Accept clients here; listen, if it is said, goes before."`
+	Addr   string `name:"addr" placeholder:"ADDRESS" help:"Accept clients here, the same as listen. Default: 127.0.0.1:7676."`
 	Cache  bool   `name:"cache" help:"Cache answers of backends, as Fastly does. Viceroy does not."`
 	Module string `arg:"" name:"module" help:"The guest: a module of WebAssembly."`
 
@@ -66,7 +70,7 @@ type GuestCommand struct {
 
 // RunCommand runs a guest once.
 type RunCommand struct {
-	guestFlags `embed:""`
+	GuestFlags `embed:""`
 	Module     string `arg:"" name:"module" help:"The guest: a module of WebAssembly. All that follows is what it is called with."`
 
 	// Args are the words after the module.
@@ -228,7 +232,7 @@ func (g *GuestCommand) fill(said map[string]given, environ []string) {
 		level = "debug"
 	}
 	defaults := map[string]given{
-		"listen": def(g.Addr), "sig-iss": def(developerIss), "sig-key": def(developerKey), "header-bytes": def(developerHeaderBytes),
+		"listen": def(developerListen), "sig-iss": def(developerIss), "sig-key": def(developerKey), "header-bytes": def(developerHeaderBytes),
 		"log-level": def(level), "control-listen": def(fmt.Sprintf("127.0.0.1:%d", manifest.Pushpin.PublishPort)),
 	}
 	if g.ProxyPort != 0 || manifest.Pushpin.Said && !manifest.Pushpin.Enable {
@@ -236,6 +240,15 @@ func (g *GuestCommand) fill(said map[string]given, environ []string) {
 	}
 	env, _, wrong := readEnviron(environ)
 	c.unread = append(append(c.unread, wrong...), problems...)
+	for _, b := range manifest.Backends {
+		// Called so, it is what is run here, whatever port the manifest says.
+		if host, _, err := net.SplitHostPort(b.Address); b.Name == "self" && err == nil && loopback(host) {
+			program.Self = append(program.Self, b.Name)
+		}
+	}
+	if g.Addr != "" {
+		said["listen"] = given{layer: layerFlag, name: "addr", values: append(said["listen"].values, &value{text: g.Addr})}
+	}
 	_, inFlags := said["control-listen"]
 	_, inEnv := env["control-listen"]
 	g.QuietControl = !inFlags && !inEnv && !manifest.Pushpin.Enable
@@ -255,7 +268,7 @@ func (g *GuestCommand) fill(said map[string]given, environ []string) {
 }
 
 // guest is the guest that the flags describe.
-func (f *guestFlags) guest(module string) (Guest, Problems) {
+func (f *GuestFlags) guest(module string) (Guest, Problems) {
 	program := Guest{
 		Name: strings.TrimSuffix(filepath.Base(module), filepath.Ext(module)), Where: module, File: module, Manifest: f.Manifest,
 		Publish: publishHosts, Private: true, TrapUnknown: f.Unknown == "trap",
@@ -277,7 +290,7 @@ func (f *guestFlags) guest(module string) (Guest, Problems) {
 func (r *RunCommand) Guest() (Guest, Problems) { return r.guest(r.Module) }
 
 // Level is what the log of a run has.
-func (f *guestFlags) Level() string {
+func (f *GuestFlags) Level() string {
 	switch f.Verbose {
 	case 0:
 		return "error"

@@ -361,8 +361,12 @@ func (c *Config) CompiledDir() string {
 		return c.GuestCache
 	}
 	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "" // nobody's home: a container, perhaps
+	if err == nil {
+		dir = filepath.Join(dir, "gripway", "guests")
+		err = os.MkdirAll(dir, 0o700)
 	}
-	return filepath.Join(dir, "gripway", "guests")
+	if err != nil {
+		return "" // nobody's home, or not theirs to write to: a container, perhaps
+	}
+	return dir
 }

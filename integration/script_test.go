@@ -125,8 +125,14 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Condition: func(condition string) (bool, error) {
-			if condition == "peer" {
+			switch condition {
+			case "peer":
 				return peer, nil
+			case "guests": // the SDK is there, or can be had
+				if _, err := buildGuest("deeds", path); err != nil && noSDK(err) {
+					return false, nil
+				}
+				return true, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", condition)
 		},

@@ -57,6 +57,7 @@ var verbs = map[string]func(s *script, w *words, neg bool) error{
 	"drop":           (*script).drop,
 	"close":          (*script).closeParty,
 	"publish":        (*script).publish,
+	"guest":          (*script).guest,
 	"subscribed":     (*script).subscribed,
 	"expect":         (*script).expect,
 	"metric":         (*script).metric,

@@ -1,0 +1,155 @@
+// Command deeds is the guest of the conversations called guest_*: it does what the
+// first part of the path says.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/fastly/compute-sdk-go/fsthttp"
+	"github.com/fastly/compute-sdk-go/rtlog"
+)
+
+func main() { fsthttp.ServeFunc(serve) }
+
+func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
+	deed, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch deed {
+	case "answer":
+		w.Header().Set("X-Seen", r.Header.Get("X-A"))
+		w.Header().Set("X-Client", r.RemoteAddr)
+		w.WriteHeader(201)
+		fmt.Fprintf(w, "%s %s %s\n", r.Method, r.URL, r.Host)
+	case "echo":
+		io.Copy(w, r.Body)
+	case "fetch": // fetch/BACKEND/path
+		backend, path, _ := strings.Cut(rest, "/")
+		r.URL.Path = "/" + path
+		r.CacheOptions.Pass = true
+		response, err := r.Send(ctx, backend)
+		if err != nil {
+			fsthttp.Error(w, err.Error(), 502)
+			return
+		}
+		w.Header().Reset(response.Header)
+		w.WriteHeader(response.StatusCode)
+		if _, err := io.Copy(w, response.Body); err != nil {
+			panic(err) // what is not whole must not look so
+		}
+	case "handoff": // handoff/BACKEND/path: the backend sees another path, and a header
+		backend, _, _ := strings.Cut(rest, "/")
+		if len(r.Header.Get("X-Read")) > 0 {
+			body := make([]byte, 3)
+			io.ReadFull(r.Body, body)
+			fmt.Printf("read %q\n", body)
+		}
+		if err := r.HandoffFanout(backend); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+			return
+		}
+		fmt.Println("second:", r.HandoffFanout(backend))
+	case "websocket":
+		if err := r.HandoffWebsocket(rest); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+		}
+	case "self":
+		self(w, r)
+	case "publish":
+		publish(ctx, w, rest)
+	case "log":
+		rtlog.Open("audit").Write([]byte("a line\nand another"))
+		fmt.Println("said")
+		fmt.Fprintln(os.Stderr, "complained")
+	case "empty":
+		os.Exit(0)
+	case "exit":
+		os.Exit(3)
+	case "panic":
+		panic("out of tea")
+	case "spin":
+		for i := uint(0); ; i++ {
+			spun = i
+		}
+	case "hog":
+		var all [][]byte
+		for {
+			b := make([]byte, 8<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+	case "sleep":
+		time.Sleep(time.Hour)
+	case "version":
+		fmt.Fprintln(w, "one")
+	default:
+		fsthttp.Error(w, "no such deed", 404)
+	}
+}
+
+var spun uint
+
+// self is a guest that is its own origin.
+func self(w fsthttp.ResponseWriter, r *fsthttp.Request) {
+	if r.Header.Get("Grip-Sig") == "" || strings.HasSuffix(r.URL.Path, "/again") {
+		if err := r.HandoffFanout("self"); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+		}
+		return
+	}
+	if r.Header.Get("Content-Type") != "application/websocket-events" {
+		w.Header().Set("Grip-Hold", "stream")
+		w.Header().Set("Grip-Channel", "room")
+		fmt.Fprintf(w, "from %s\n", r.URL.Path)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	w.Header().Set("Content-Type", "application/websocket-events")
+	w.Header().Set("Sec-WebSocket-Extensions", "grip; message-prefix=\"\"")
+	events := string(body)
+	for events != "" {
+		line, after, _ := strings.Cut(events, "\r\n")
+		kind, size, _ := strings.Cut(line, " ")
+		content := ""
+		if size != "" {
+			var n int
+			fmt.Sscanf(size, "%x", &n)
+			content, after = after[:n], strings.TrimPrefix(after[n:], "\r\n")
+		}
+		events = after
+		switch kind {
+		case "OPEN":
+			subscribe := `c:{"type":"subscribe","channel":"room"}`
+			fmt.Fprintf(w, "OPEN\r\nTEXT %x\r\n%s\r\n", len(subscribe), subscribe)
+		case "TEXT":
+			answer := "you said " + content
+			fmt.Fprintf(w, "TEXT %x\r\n%s\r\n", len(answer), answer)
+		case "CLOSE":
+			fmt.Fprintf(w, "CLOSE %x\r\n%s\r\n", len(content), content)
+		}
+	}
+}
+
+// publish publishes to a channel as apps of Fastly do.
+func publish(ctx context.Context, w fsthttp.ResponseWriter, channel string) {
+	items := `{"items":[{"channel":"` + channel + `","formats":{"http-stream":{"content":"published by a guest\n"},"ws-message":{"content":"published by a guest"}}}]}`
+	r, err := fsthttp.NewRequest("POST", "https://api.fastly.com/service/1234/publish/", strings.NewReader(items))
+	if err != nil {
+		fsthttp.Error(w, err.Error(), 500)
+		return
+	}
+	r.Header.Set("Fastly-Key", "token")
+	r.CacheOptions.Pass = true
+	response, err := r.Send(ctx, "fastly")
+	if err != nil {
+		fsthttp.Error(w, err.Error(), 502)
+		return
+	}
+	w.WriteHeader(response.StatusCode)
+	io.Copy(w, response.Body)
+}

@@ -233,7 +233,11 @@ func (r *README) typeStep(term *terminal, s step) error {
 		if term.running() {
 			return errors.New("the terminal is busy with the command before")
 		}
-		if err := term.start(r.rewrite(s.command)); err != nil {
+		command := r.rewrite(s.command)
+		if strings.Contains(command, "GOARCH=wasm") {
+			command = "export GOFLAGS=; " + command // the race detector does not know it
+		}
+		if err := term.start(command); err != nil {
 			return err
 		}
 	} else if term.cmd == nil {

@@ -350,6 +350,10 @@ func (f *Fetcher) fetch(ctx context.Context, x *cache.Transaction, r *http.Reque
 		x.Pass(keep)
 	}
 	response.Body = &endedBody{response.Body, func() { stop(); cancel() }}
+	if r.Method == http.MethodHead { // which became a GET
+		response.Body.Close()
+		response.Body = http.NoBody
+	}
 	return response, nil, nil
 }
 

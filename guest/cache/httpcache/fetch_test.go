@@ -129,6 +129,7 @@ func TestWhatIsNotForTheCachePasses(t *testing.T) {
 			t.Errorf("%s: the origin was asked %d times, want 2", what, o.count()-before)
 		}
 	}
+	wantAsk(t, "HEAD of what is not stored", ask(t, f, always(500, "oh"), none, "HEAD", "http://a/head"), "500  MISS")
 	// A response that says so: each goes for itself, also those that come at once.
 	o = always(200, "mine", "Cache-Control: private")
 	for range 3 {

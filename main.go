@@ -33,6 +33,7 @@ import (
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/socket"
 	"github.com/gripway/gripway/gateway/watch"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/gateway/zmq"
@@ -605,7 +606,7 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network, gues
 	}
 	route := &gateway.Route{
 		ID: line.ID, Domain: line.Domain, PathBeg: line.PathBeg, Proto: line.Proto, TLS: line.SSL,
-		SockJS: line.SockJS, SockJSAs: line.SockJSAsPath,
+		SockJS: line.SockJS, SockJSAs: line.SockJSAsPath, Replies: socket.NewReplies(line.AutoReply),
 		Prefix: line.Prefix, Debug: c.Debug || line.Debug, NoGrip: line.NoGrip, Rules: rules,
 		CrossOrigin: c.AutoCrossOrigin || line.AutoCrossOrigin,
 		JSONP: gateway.JSONP{

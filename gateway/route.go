@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/gateway/socket"
 )
 
 // Route says which requests go where, and how. It is read-only once set.
@@ -56,6 +57,9 @@ type Route struct {
 	// none, and SockJS' own.
 	SockJS   string
 	SockJSAs string
+
+	// Replies are texts of WebSocket clients that the gateway answers itself.
+	Replies *socket.Replies
 
 	// Untrusted keeps links of answers from private addresses, as the option of
 	// that name does the targets.

@@ -51,8 +51,8 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *
 func (g *Gateway) askAboutWebSocket(w http.ResponseWriter, r *http.Request, route *Route, request *http.Request, trusted bool, failed func(error)) {
 	call := socket.Call{
 		W: w, R: r, ID: uuid.NewString(), Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
-		About: g.about(r, route),
-		Asker: route.asker, Client: g.askingClient(r),
+		About:   g.about(r, route),
+		Replies: route.Replies, Asker: route.asker, Client: g.askingClient(r),
 		Failed: failed,
 		Reject: func(status int, header http.Header, body []byte) {
 			header = header.Clone()

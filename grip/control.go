@@ -21,16 +21,19 @@ type Control struct {
 	Filters []string // Subscribe; at most FiltersMax, which the gateway enforces
 	PrevID  string   // Subscribe: id of the last item the client has; "" = not kept track of
 
+	Match string // AutoReply: the text of the client that is answered; not ""
+
 	Name   string // SetMeta; not ""
 	Value  string // SetMeta
 	Delete bool   // SetMeta: there is no value, forget the name
 
-	// KeepAlive and SendDelayed. A keep-alive without content turns keep-alives
-	// off; empty content is content.
+	// KeepAlive, SendDelayed and AutoReply. A keep-alive without content turns
+	// keep-alives off, an auto-reply without content forgets Match; empty content is
+	// content.
 	Content     []byte
 	HasContent  bool
 	MessageType MessageType
-	Timeout     time.Duration // filled in once parsed; 0 = the type's default when written
+	Timeout     time.Duration // not of AutoReply; filled in once parsed; 0 = the type's default when written
 	Mode        KeepAliveMode // KeepAlive
 }
 
@@ -45,9 +48,10 @@ const (
 	ControlKeepAlive                // send something now and then
 	ControlSendDelayed              // send a message later, unless another takes its place
 	ControlFlushDelayed             // send it now
+	ControlAutoReply                // answer a text of the client without the origin
 )
 
-var controlNames = []string{"subscribe", "unsubscribe", "detach", "set-meta", "keep-alive", "send-delayed", "flush-delayed"}
+var controlNames = []string{"subscribe", "unsubscribe", "detach", "set-meta", "keep-alive", "send-delayed", "flush-delayed", "auto-reply"}
 
 // String returns the name in the protocol.
 func (t ControlType) String() string { return nameOf(controlNames, int(t)) }
@@ -72,7 +76,7 @@ func ParseControl(data []byte) (Control, error) {
 
 // controlValue is a control message, not yet read.
 type controlValue struct {
-	controlType, channel, pattern, filters, prevID, name, value []byte
+	controlType, channel, pattern, filters, prevID, match, name, value []byte
 
 	messageType, content, contentBin, timeout, mode []byte
 }
@@ -99,6 +103,8 @@ func parseControl(data []byte) (control Control, err error) {
 			v.filters = value
 		case "prev-id":
 			v.prevID = value
+		case "match":
+			v.match = value
 		case "name":
 			v.name = value
 		case "value":
@@ -142,6 +148,11 @@ func parseControl(data []byte) (control Control, err error) {
 		err = v.readKeepAlive(&control)
 	case ControlSendDelayed:
 		err = v.readContent(&control, SendDelayedTimeoutDefault)
+	case ControlAutoReply:
+		if control.Match, err = nonEmpty("match", v.match); err == nil {
+			v.timeout = nil
+			err = v.readContent(&control, 0)
+		}
 	}
 	return control, err
 }
@@ -252,7 +263,14 @@ func (control Control) MarshalJSON() ([]byte, error) {
 			dst = append(dst, `"value":`...)
 			dst = append(appendName(dst, control.Value), ',')
 		}
-	case ControlKeepAlive, ControlSendDelayed:
+	case ControlKeepAlive, ControlSendDelayed, ControlAutoReply:
+		if control.Type == ControlAutoReply {
+			if control.Match == "" {
+				return nil, errors.New("grip: auto-reply without a match")
+			}
+			dst = append(dst, `"match":`...)
+			dst = append(appendName(dst, control.Match), ',')
+		}
 		if control.HasContent {
 			dst = control.appendContent(dst)
 		}

@@ -29,6 +29,12 @@ const (
 	// work per item and subscriber.
 	FiltersMax = 5
 
+	// AutoRepliesMax and AutoReplyBytesMax bound what a gateway answers for a WebSocket
+	// client's origin: how many texts, which are looked up with each message, and how
+	// long each of them and its answer may be. The gateway applies them.
+	AutoRepliesMax    = 16
+	AutoReplyBytesMax = 4 << 10
+
 	// AtOnce is what a timeout of zero seconds is read as, since zero means
 	// that none was given. It is written as zero seconds again.
 	AtOnce = time.Millisecond

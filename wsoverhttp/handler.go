@@ -606,6 +606,21 @@ func (c *Conn) SendDelayed(event Event, after time.Duration) {
 	c.instruct("SendDelayed", send)
 }
 
+// AutoReply makes the gateway answer a text of the client by itself, without a
+// request, as for pings in an app's own protocol; the zero Event ends that. At most
+// 16 texts of 4 kB. Only Gripway knows it.
+func (c *Conn) AutoReply(match string, answer Event) {
+	reply := instruction{Type: "auto-reply", Match: match}
+	switch {
+	case match == "":
+		c.wrong("AutoReply", fmt.Errorf("%w: there is nothing to match", ErrMisuse))
+	case answer.Type != 0 && !reply.carry(answer):
+		c.wrong("AutoReply", fmt.Errorf("%w: %v is no message", ErrMisuse, answer.Type))
+	default:
+		c.instruct("AutoReply", reply)
+	}
+}
+
 // FlushDelayed makes the gateway send at once what SendDelayed delayed.
 func (c *Conn) FlushDelayed() { c.instruct("FlushDelayed", instruction{Type: "flush-delayed"}) }
 
@@ -620,6 +635,7 @@ type instruction struct {
 	Pattern     bool     `json:"pattern,omitempty"`
 	PrevID      string   `json:"prev-id,omitempty"`
 	Filters     []string `json:"filters,omitempty"`
+	Match       string   `json:"match,omitempty"`
 	Name        string   `json:"name,omitempty"`
 	Value       *string  `json:"value,omitempty"`
 	MessageType string   `json:"message-type,omitempty"`

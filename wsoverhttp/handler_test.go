@@ -187,6 +187,9 @@ func TestWhatAnAppCanSay(t *testing.T) {
 		{"delayed binary", func(c *wsoverhttp.Conn) {
 			c.SendDelayed(wsoverhttp.Event{Type: wsoverhttp.Binary, Content: []byte{0xff}}, 2*time.Second)
 		}, `TEXT "c:{\"type\":\"send-delayed\",\"message-type\":\"binary\",\"content-bin\":\"/w==\",\"timeout\":2}"`},
+		{"auto-reply", func(c *wsoverhttp.Conn) { c.AutoReply("ping", text("pong")) },
+			`TEXT "c:{\"type\":\"auto-reply\",\"match\":\"ping\",\"content\":\"pong\"}"`},
+		{"auto-reply off", func(c *wsoverhttp.Conn) { c.AutoReply("ping", wsoverhttp.Event{}) }, `TEXT "c:{\"type\":\"auto-reply\",\"match\":\"ping\"}"`},
 		{"flush", func(c *wsoverhttp.Conn) { c.FlushDelayed() }, `TEXT "c:{\"type\":\"flush-delayed\"}"`},
 		{"an instruction to come", func(c *wsoverhttp.Conn) { c.Instruct(map[string]any{"type": "new"}) }, `TEXT "c:{\"type\":\"new\"}"`},
 	} {

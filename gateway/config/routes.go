@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -42,6 +43,7 @@ type Route struct {
 	NoGrip      bool
 	OrigHeaders bool
 	Header      [][2]string // name and value; set in the request to the origin; an empty value only removes
+	AutoReply   [][2]string // texts of WebSocket clients, and the texts that answer them
 	AsHost      string
 	PathRem     int     // bytes to cut from the beginning of the encoded path
 	ReplaceBeg  *string // nil = not given; takes the place of PathBeg, and PathRem is not used then
@@ -320,7 +322,7 @@ func quoteWord(word string) string {
 // ipc_file_mode is of targets that speak ZeroMQ, which are refused.
 var conditionOptions = map[string]bool{
 	"path_beg": false, "proto": false, "ssl": false, "id": false, "prefix": false,
-	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false,
+	"sig_iss": false, "sig_key": false, "debug": false, "no_grip": false, "header": false, "auto_reply": false,
 	"as_host": false, "path_rem": false, "replace_beg": false, "log_level": false, "orig_headers": false,
 	"aco": false, "guest": false, "jsonp_mode": false, "jsonp_cb": false, "jsonp_body": false, "jsonp_defcb": false, "jsonp_defmethod": false,
 	"sockjs": false, "sockjs_as_path": false, "session": true,
@@ -473,6 +475,20 @@ func (route *Route) readOption(o option, dir string) error {
 			return fmt.Errorf("header %s: the value has characters that no header can carry", name)
 		}
 		route.Header = append(route.Header, [2]string{name, value})
+	case "auto_reply":
+		match, text, ok := strings.Cut(o.value, "=")
+		if !ok || match == "" {
+			return fmt.Errorf("auto_reply %q: want a client's text, = and the answer, like ping=pong", o.value)
+		}
+		switch {
+		case len(match) > grip.AutoReplyBytesMax || len(text) > grip.AutoReplyBytesMax:
+			return fmt.Errorf("auto_reply %.40q: want at most %d bytes on each side", o.value, grip.AutoReplyBytesMax)
+		case len(route.AutoReply) == grip.AutoRepliesMax:
+			return fmt.Errorf("auto_reply: want at most %d", grip.AutoRepliesMax)
+		case !utf8.ValidString(o.value):
+			return fmt.Errorf("auto_reply %q: want UTF-8", o.value)
+		}
+		route.AutoReply = append(route.AutoReply, [2]string{match, text})
 	case "as_host":
 		route.AsHost = o.value
 		return readHost(o)

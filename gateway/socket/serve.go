@@ -34,6 +34,9 @@ type Call struct {
 	Prefix   string
 	Channels []string
 
+	// Replies are answered by the gateway from the beginning.
+	Replies *Replies
+
 	// Asker asks URLs for filters, on behalf of Client, which only it understands.
 	Asker  Asker
 	Client string
@@ -122,6 +125,7 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	if err != nil {
 		return err
 	}
+	s.replies.Store(call.Replies)
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatMessage})
 	if !k.add(s) {
 		s.originDone = true // whoever called tells the origin

@@ -74,6 +74,7 @@ type session struct {
 	alive    atomic.Pointer[keepAlive]
 	filters  atomic.Pointer[hub.Filters]
 	reliable atomic.Pointer[reliable]
+	replies  atomic.Pointer[Replies] // nil without; the map does not change
 
 	// Owned by whoever calls Data: one at a time.
 	partial []byte // the beginning of a frame
@@ -209,6 +210,9 @@ func (s *session) readMessage(raw []byte, payload int) bool {
 		event := wsoverhttp.Event{Type: wsoverhttp.Binary, Content: content}
 		if text {
 			event.Type = wsoverhttp.Text
+			if s.reply(content) {
+				return true
+			}
 		}
 		s.fromClient(event)
 		return true
@@ -1004,6 +1008,8 @@ func (s *session) control(text []byte) {
 		s.sendDelayed(c)
 	case grip.ControlFlushDelayed:
 		s.flushDelayed()
+	case grip.ControlAutoReply:
+		s.setReply(c)
 	}
 }
 

@@ -140,6 +140,7 @@ type Keeper struct {
 	retried      metrics.Counter
 	filterErrors metrics.Counter
 	gaps         metrics.Counter
+	replied      metrics.Counter
 	recovered    map[string]metrics.Counter // by outcome
 
 	recoveries chan struct{} // has a token for each that is under way
@@ -174,6 +175,7 @@ func NewKeeper(opts Options) *Keeper {
 		unprefixed:   m.Counter("websocket_origin_messages_dropped_total", "Messages of origins without the message prefix."),
 		exchangeTime: m.Histogram("websocket_exchange_seconds", "Time of WebSocket-over-HTTP requests.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60),
 		filterErrors: m.Counter("websocket_filter_errors_total", "Items that WebSocket clients did not get because a filter failed."),
+		replied:      m.Counter("websocket_auto_replies_total", "Messages of WebSocket clients that were answered without their origin."),
 		gaps:         m.Counter("websocket_gaps_total", "Times that a WebSocket client lacked items, or may have, and its origin was to be asked for them."),
 		recovered:    m.Counters("websocket_recoveries_total", "Requests to origins for what WebSocket clients lacked, by outcome.", "outcome", "ok", "failed"),
 		recoveries:   make(chan struct{}, recoveriesMax),

@@ -19,10 +19,9 @@ const firstDownstream = 0
 // one that it asked for afterwards.
 type downstream struct {
 	exchange *guest.Exchange
-	id       string
+	name     string // id, once asked for
 	request  uint32 // handles; that of the request stays its name when it is used up
 	body     uint32
-	original header // as it came
 	print    *fingerprint
 	claimed  bool // an answer is on its way, or a decision made
 }
@@ -46,20 +45,36 @@ func (b *sandbox) arrived() *downstream {
 // arrive makes an exchange the one that the guest is to decide about.
 func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 	r := x.Request
-	d := &downstream{exchange: x, id: x.ID, request: head, body: content, original: originalHeader(x)}
-	if d.id == "" {
-		d.id = fmt.Sprintf("%032x", requestCount.Add(1))
-	}
+	d := &downstream{exchange: x, request: head, body: content}
 	b.current = d
 	if b.downstreams == nil {
 		b.downstreams = make(map[uint32]*downstream, 1)
 	}
 	b.downstreams[head] = d
 	b.requests.set(head, &request{
-		method: r.Method, uri: originalURI(r), version: versionOf(r.ProtoMajor, r.ProtoMinor), header: d.original.clone(),
+		method: r.Method, uri: originalURI(r), version: versionOf(r.ProtoMajor, r.ProtoMinor), header: originalHeader(x),
 	})
 	length := r.ContentLength
 	b.items.set(content, bodyFrom(r.Body, length, func() http.Header { return r.Trailer }))
+}
+
+// id names the request.
+func (d *downstream) id() string {
+	if d.name == "" {
+		if d.name = d.exchange.ID; d.name == "" {
+			d.name = fmt.Sprintf("%032x", requestCount.Add(1))
+		}
+	}
+	return d.name
+}
+
+// original is a field of the request as it came.
+func (d *downstream) original(name string) (string, bool) {
+	values := d.exchange.Request.Header[name]
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
 }
 
 // requestCount names requests that have no name.

@@ -38,9 +38,7 @@ func (c *call) handOff(webSocket bool, r *request, i int) status {
 	d := c.arrived()
 	original := d.exchange.Request
 	out := original.WithContext(original.Context())
-	out.Header = d.original.http()
-	delete(out.Header, "Host")
-	delete(out.Header, "Transfer-Encoding")
+	out.Header = original.Header.Clone()
 	if r != nil {
 		u, ok := parseURI(r.uri)
 		if !ok {

@@ -26,37 +26,50 @@ type field struct {
 }
 
 // headerIndexMin is how many names are looked up faster by a map.
-const headerIndexMin = 24
+const headerIndexMin = 48
 
 // headerOf makes a header of one of net/http, and more fields that it keeps
 // elsewhere. Where the client's own lines are known their order is kept; other names
 // come in the alphabet's.
 func headerOf(from http.Header, order []guest.Field, more ...field) header {
 	h := header{fields: make([]field, 0, len(from)+len(more))}
-	add := func(name string, values []string) {
+	found := 0 // names of from
+	for _, line := range order {
+		name := lower(line.Name)
+		values, there := from[http.CanonicalHeaderKey(line.Name)]
+		for _, f := range more {
+			if f.name == name {
+				values = f.values
+			}
+		}
 		if len(values) > 0 && h.find(name) < 0 {
+			h.add(name, values[:len(values):len(values)])
+			if there {
+				found++
+			}
+		}
+	}
+	for _, f := range more {
+		if len(f.values) > 0 && h.find(f.name) < 0 {
+			h.add(f.name, f.values[:len(f.values):len(f.values)])
+		}
+	}
+	if found == len(from) {
+		return h
+	}
+	rest := len(h.fields)
+	before := h.fields[:rest]
+	for name, values := range from {
+		name := lower(name)
+		if len(values) > 0 && !slices.ContainsFunc(before, func(f field) bool { return f.name == name }) {
 			h.add(name, values[:len(values):len(values)])
 		}
 	}
-	for _, line := range order {
-		name := lower(line.Name)
-		for _, f := range more {
-			if f.name == name {
-				add(name, f.values)
-			}
+	if added := h.fields[rest:]; len(added) > 1 {
+		slices.SortFunc(added, func(a, b field) int { return strings.Compare(a.name, b.name) })
+		if h.index != nil {
+			h.reindex()
 		}
-		add(name, from[http.CanonicalHeaderKey(line.Name)])
-	}
-	for _, f := range more {
-		add(f.name, f.values)
-	}
-	rest := len(h.fields)
-	for name, values := range from {
-		add(lower(name), values)
-	}
-	slices.SortFunc(h.fields[rest:], func(a, b field) int { return strings.Compare(a.name, b.name) })
-	if h.index != nil {
-		h.reindex()
 	}
 	return h
 }
@@ -108,15 +121,22 @@ func (h *header) find(name string) int {
 	return -1
 }
 
-// findBytes is find of a name as a guest wrote it.
+// findBytes is find of a name as a guest wrote it. It does not allocate but for names
+// of a length that nobody uses.
 func (h *header) findBytes(name []byte) int {
-	for _, c := range name {
-		if 'A' <= c && c <= 'Z' {
-			return h.find(strings.ToLower(string(name)))
-		}
+	var short [128]byte
+	if len(name) > len(short) {
+		return h.find(strings.ToLower(string(name)))
 	}
+	for i, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		short[i] = c
+	}
+	name = short[:len(name)]
 	if h.index != nil {
-		if i, ok := h.index[string(name)]; ok { // does not allocate
+		if i, ok := h.index[string(name)]; ok {
 			return i
 		}
 		return -1

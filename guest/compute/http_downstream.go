@@ -76,17 +76,21 @@ func (c *call) ofFirst(fact downstreamFact) status { return fact(c, c.arrived(),
 // downstreamAbsent is for what is not known here.
 func downstreamAbsent(*call, *downstream, int) status { return statusNone }
 
+// downstreamOriginalNames writes the names as the client did, or at least in lower case
+// and some order.
 func downstreamOriginalNames(c *call, d *downstream, i int) status {
 	if lines := d.exchange.Client.Header; lines != nil {
 		return c.fillList(i, len(lines), func(at int) string { return lines[at].Name })
 	}
-	return c.fillList(i, len(d.original.fields), func(at int) string { return d.original.fields[at].name })
+	h := originalHeader(d.exchange)
+	return c.fillNames(i, &h)
 }
 
 func downstreamOriginalCount(c *call, d *downstream, i int) status {
 	n := len(d.exchange.Client.Header)
 	if n == 0 {
-		for _, f := range d.original.fields {
+		h := originalHeader(d.exchange)
+		for _, f := range h.fields {
 			n += len(f.values)
 		}
 	}
@@ -110,7 +114,7 @@ func downstreamServerIP(c *call, d *downstream, i int) status {
 	return c.putKnown(i, d.exchange.Client.Local)
 }
 
-func downstreamRequestID(c *call, d *downstream, i int) status { return c.fillText(i, d.id) }
+func downstreamRequestID(c *call, d *downstream, i int) status { return c.fillText(i, d.id()) }
 
 func downstreamDDoS(c *call, _ *downstream, i int) status { return c.put32(i, 0) }
 
@@ -244,7 +248,7 @@ func downstreamRegion(c *call, _ *downstream, i int) status { return c.fillText(
 
 // downstreamKeyIsValid says whether the client sent a key that the service knows.
 func downstreamKeyIsValid(c *call, d *downstream, i int) status {
-	key, _ := d.original.get("fastly-key")
+	key, _ := d.original("Fastly-Key")
 	valid := uint32(0)
 	for _, known := range c.service.FastlyKeys {
 		if key != "" && subtle.ConstantTimeCompare([]byte(key), []byte(known)) == 1 {
@@ -260,7 +264,7 @@ func (c *call) bot(d *downstream, name string) (string, bool) {
 	if !c.service.Local {
 		return "", false
 	}
-	return d.original.get("x-fastly-bot-" + name)
+	return d.original("X-Fastly-Bot-" + name)
 }
 
 func (c *call) putFlag(i int, is bool) status {
@@ -271,17 +275,17 @@ func (c *call) putFlag(i int, is bool) status {
 }
 
 func downstreamBotAnalyzed(c *call, d *downstream, i int) status {
-	v, _ := c.bot(d, "analyzed")
+	v, _ := c.bot(d, "Analyzed")
 	return c.putFlag(i, v == "true")
 }
 
 func downstreamBotDetected(c *call, d *downstream, i int) status {
-	v, _ := c.bot(d, "detected")
+	v, _ := c.bot(d, "Detected")
 	return c.putFlag(i, v == "true")
 }
 
 func downstreamBotVerified(c *call, d *downstream, i int) status {
-	v, ok := c.bot(d, "verified")
+	v, ok := c.bot(d, "Verified")
 	if !ok {
 		return statusNone
 	}
@@ -289,7 +293,7 @@ func downstreamBotVerified(c *call, d *downstream, i int) status {
 }
 
 func downstreamBotName(c *call, d *downstream, i int) status {
-	v, ok := c.bot(d, "name")
+	v, ok := c.bot(d, "Name")
 	if !ok {
 		return statusNone
 	}
@@ -297,7 +301,7 @@ func downstreamBotName(c *call, d *downstream, i int) status {
 }
 
 func downstreamBotCategory(c *call, d *downstream, i int) status {
-	v, ok := c.bot(d, "category")
+	v, ok := c.bot(d, "Category")
 	if !ok {
 		return statusNone
 	}
@@ -311,7 +315,7 @@ var botKinds = []string{
 }
 
 func downstreamBotKind(c *call, d *downstream, i int) status {
-	v, ok := c.bot(d, "category")
+	v, ok := c.bot(d, "Category")
 	if !ok {
 		return statusNone
 	}

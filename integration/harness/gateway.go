@@ -53,6 +53,7 @@ type GatewayOptions struct {
 
 	// Pushpin names a pushpin.conf, and the gateway's ports are those it says. The
 	// gateway is started by the name pushpin, then, and has no routes but the file's.
+	// If it is the peer, what answers PeerReady has to be among them.
 	Pushpin                    string
 	Addr, TLSAddr, ControlAddr string
 }
@@ -63,7 +64,9 @@ func StartGateway(options GatewayOptions) (*Gateway, error) {
 	g := &Gateway{Peer: options.Peer, gone: make(chan struct{}), changed: make(chan struct{})}
 	if options.Pushpin != "" {
 		g.Addr, g.TLSAddr, g.ControlAddr = options.Addr, options.TLSAddr, options.ControlAddr
-		if err := g.preparePushpin(options); err != nil {
+		if options.Peer {
+			g.cmd = exec.Command(options.Program, append([]string{"--config=" + options.Pushpin, "--merge-output"}, options.Flags...)...)
+		} else if err := g.preparePushpin(options); err != nil {
 			return nil, err
 		}
 		return g, g.start(options)

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// peerReadyPath is a route to an origin of our own. Only we ask it, until it
+// PeerReady is a route to an origin of our own. Only we ask it, until it
 // answers: the peer loses answers while its processes have not found each other.
-const peerReadyPath = "/harness-ready"
+const PeerReady = "/harness-ready"
 
 // peerKeys are the flags of serve that the peer has a key for.
 var peerKeys = map[string]string{
@@ -65,8 +65,8 @@ func (g *Gateway) preparePeer(options GatewayOptions) error {
 	if g.probe, err = StartOrigin(nil); err != nil {
 		return err
 	}
-	g.probe.On(Reply{Method: "POST", Target: peerReadyPath, Status: 200})
-	g.probe.On(Reply{Method: "GET", Target: peerReadyPath, Status: 200, Header: Header{{"Grip-Hold", "stream"}, {"Grip-Channel", "harness-ready"}}})
+	g.probe.On(Reply{Method: "POST", Target: PeerReady, Status: 200})
+	g.probe.On(Reply{Method: "GET", Target: PeerReady, Status: 200, Header: Header{{"Grip-Hold", "stream"}, {"Grip-Channel", "harness-ready"}}})
 	routes, text := filepath.Join(dir, "routes"), []byte(strings.Join(options.Routes, "\n")+"\n")
 	if options.RoutesFile != "" {
 		routes = filepath.Join(options.Dir, options.RoutesFile)
@@ -74,7 +74,7 @@ func (g *Gateway) preparePeer(options GatewayOptions) error {
 			return err
 		}
 	}
-	text = fmt.Appendf(text, "*,path_beg=%s %s\n", peerReadyPath, g.probe.Addr())
+	text = fmt.Appendf(text, "*,path_beg=%s %s\n", PeerReady, g.probe.Addr())
 	if err := os.WriteFile(routes, text, 0o600); err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (g *Gateway) probePeer() error {
 				break
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("%s %s: %w", method, peerReadyPath, err)
+				return fmt.Errorf("%s %s: %w", method, PeerReady, err)
 			}
 		}
 	}
@@ -181,7 +181,7 @@ func (g *Gateway) probeOnce(method string) error {
 	if method == "POST" {
 		body = bytes.NewReader(make([]byte, probeBytes))
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+g.Addr+peerReadyPath, body)
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+g.Addr+PeerReady, body)
 	if err != nil {
 		return err
 	}

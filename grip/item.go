@@ -21,18 +21,54 @@ import (
 // of a parsed item are slices of the input, which must not change either.
 type Item struct {
 	Channel string // where it is published; "" in an item from the bus that does not repeat it
-	ID      string // "" = none
-	PrevID  string // id of the item before it in the channel; "" = none
-	NoSeq   bool   // deliver without waiting for PrevID
-	Size    int    // bytes the publisher wants it accounted as; 0 = none given
-	Meta    map[string]string
+
+	// Channels are where it is published as well: each is as if it were Channel. At
+	// most ItemChannelsMax.
+	Channels []string
+
+	// One asks for exactly one of all who hold its channels, instead of all: work, not
+	// news. Such an item has no PrevID, and all its formats are to be sent.
+	One bool
+
+	ID     string // "" = none
+	PrevID string // id of the item before it in the channel; "" = none
+	NoSeq  bool   // deliver without waiting for PrevID
+	Size   int    // bytes the publisher wants it accounted as; 0 = none given
+	Meta   map[string]string
 
 	Response *ResponseItem // nil = nothing for held responses
 	Stream   *StreamItem   // nil = nothing for held streams
 	Message  *MessageItem  // nil = nothing for WebSockets
 
+	// Receipt is what nodes of a gateway name an item by when they ask each other what
+	// became of it; "" = nobody asks. Publishers do not give it.
+	Receipt string
+
 	unknown []byte // formats we do not know, as members: "x":{…},"y":{…}
 	raw     []byte // what it was parsed from
+}
+
+// ItemChannelsMax bounds the channels of one item: a list of those who are to be
+// told something, not an address book. Who has more has a channel for all.
+const ItemChannelsMax = 1000
+
+// Names returns the channels that the item is published to, each once, Channel
+// first.
+func (item *Item) Names() []string {
+	if len(item.Channels) == 0 {
+		return []string{item.Channel}
+	}
+	names := make([]string, 0, 1+len(item.Channels))
+	seen := make(map[string]bool, 1+len(item.Channels))
+	if item.Channel != "" {
+		names, seen[item.Channel] = append(names, item.Channel), true
+	}
+	for _, name := range item.Channels {
+		if !seen[name] {
+			names, seen[name] = append(names, name), true
+		}
+	}
+	return names
 }
 
 // Action is what an item asks a gateway to do with those who hold its channel.
@@ -195,15 +231,15 @@ func ParseItem(data []byte) (*Item, error) {
 }
 
 // Raw returns the JSON that the item was parsed from, so that it can be passed
-// on without encoding it again, with all that we do not know in it. It is nil
-// for an item that was not parsed.
+// on without encoding it again, with all that we do not know in it. It names no
+// channel if the item had "channels". It is nil for an item that was not parsed.
 func (item *Item) Raw() []byte { return item.raw }
 
 // itemValue is one item, of which the members are found but not judged: what
 // is checked first decides which of several errors the publisher reads, so the
 // order of judgement is Pushpin's and not that of writing.
 type itemValue struct {
-	channel, id, prevID, meta, size, noSeq []byte
+	channel, channels, deliver, receipt, id, prevID, meta, size, noSeq []byte
 
 	formatsKind kind
 	formats     formatValues
@@ -228,6 +264,14 @@ func (v *itemValue) readItem(r *reader) (ok bool) {
 		switch string(name) {
 		case "channel":
 			v.channel = r.value()
+		case "channels":
+			v.channels = r.value()
+		case "deliver":
+			v.deliver = r.value()
+		case receiptMember:
+			if value := r.value(); v.receipt == nil { // a gateway's own is the first
+				v.receipt = value
+			}
 		case "id":
 			v.id = r.value()
 		case "prev-id":
@@ -266,17 +310,34 @@ func parseItem(r *reader, needChannel bool) (*Item, error) {
 	case text:
 		item.Channel = string(stringValue(v.channel))
 	case absent:
-		if needChannel {
+		if needChannel && v.channels == nil {
 			return nil, fmt.Errorf("%s does not contain 'channel'", parent)
 		}
 	default:
 		return nil, wrongType(parent, "channel")
+	}
+	if v.channels != nil {
+		if err = item.parseChannels(parent, v.channels); err != nil {
+			return nil, err
+		}
 	}
 	if item.ID, err = optionalString(parent, "id", v.id); err != nil {
 		return nil, err
 	}
 	if item.PrevID, err = optionalString(parent, "prev-id", v.prevID); err != nil {
 		return nil, err
+	}
+
+	if item.Receipt, err = optionalString(parent, receiptMember, v.receipt); err != nil {
+		return nil, err
+	}
+	switch deliver, err := optionalString(parent, "deliver", v.deliver); {
+	case err != nil:
+		return nil, err
+	case deliver == "one":
+		item.One = true
+	case deliver != "" && deliver != "all":
+		return nil, fmt.Errorf("%s contains 'deliver' with unknown value %.40q", parent, deliver)
 	}
 
 	formats := &v.formats
@@ -323,7 +384,77 @@ func parseItem(r *reader, needChannel bool) (*Item, error) {
 	default:
 		return nil, wrongType(parent, "no-seq")
 	}
+	if item.One {
+		if err := item.checkOne(parent); err != nil {
+			return nil, err
+		}
+	}
 	return item, nil
+}
+
+// receiptMember is where Item.Receipt stands.
+const receiptMember = "gripway-receipt"
+
+// AppendReceipt appends raw, an item's JSON, with a receipt.
+func AppendReceipt(dst, raw []byte, receipt string) []byte {
+	dst = append(appendName(append(dst, '{'), receiptMember), ':')
+	dst = append(appendName(dst, receipt), ',')
+	return append(dst, raw[1:]...) // no item is {}
+}
+
+// parseChannels reads the list of channels, and takes it out of what is passed on:
+// a thousand names are not sent to a thousand channels.
+func (item *Item) parseChannels(parent string, value []byte) error {
+	if kindOf(value) != list {
+		return wrongType(parent, "channels")
+	}
+	channels, ok := stringList(value)
+	switch {
+	case !ok:
+		return fmt.Errorf("%s contains 'channels' with an element that is no string", parent)
+	case len(channels) == 0 && item.Channel == "":
+		return fmt.Errorf("%s contains 'channels' without any", parent)
+	case len(channels) > ItemChannelsMax:
+		return fmt.Errorf("%s contains 'channels' with %d, and at most %d can be", parent, len(channels), ItemChannelsMax)
+	}
+	if len(channels) == 0 {
+		return nil
+	}
+	item.Channels = channels
+	rest := make([]byte, 0, len(item.raw)-len(value))
+	rest = append(rest, '{')
+	r := read(item.raw)
+	for r.enter(); ; {
+		name, ok := r.member()
+		if !ok {
+			break
+		}
+		if string(name) == "channel" || string(name) == "channels" {
+			r.value()
+			continue
+		}
+		rest = append(appendString(rest, name), ':')
+		rest = append(append(rest, r.value()...), ',')
+	}
+	item.raw = closeObject(rest)
+	return nil
+}
+
+// checkOne refuses what cannot be for one of many.
+func (item *Item) checkOne(parent string) error {
+	if item.PrevID != "" {
+		return fmt.Errorf("%s contains 'prev-id', and is to be delivered to one: no one else would know what follows it", parent)
+	}
+	if r := item.Response; r != nil && r.Action != ActionSend {
+		return fmt.Errorf("'http-response' contains 'action' %q, and only what is sent can be delivered to one", r.Action)
+	}
+	if s := item.Stream; s != nil && s.Action != ActionSend {
+		return fmt.Errorf("'http-stream' contains 'action' %q, and only what is sent can be delivered to one", s.Action)
+	}
+	if m := item.Message; m != nil && m.Action != ActionSend {
+		return fmt.Errorf("'ws-message' contains 'action' %q, and only what is sent can be delivered to one", m.Action)
+	}
+	return nil
 }
 
 // formatValues are the formats of one item.
@@ -627,14 +758,32 @@ func (f *formatValue) contentFilters(parent string) (filters []string, has bool,
 // goes through the -bin members, so nothing is lost. Members of a parsed item
 // that are not fields of Item are not written; Raw has them.
 func (item *Item) AppendJSON(dst []byte) []byte {
-	return item.appendJSON(dst, item.Channel)
+	return item.appendJSON(dst, "")
 }
 
-func (item *Item) appendJSON(dst []byte, channel string) []byte {
+// appendJSON puts prefix before the names of channels.
+func (item *Item) appendJSON(dst []byte, prefix string) []byte {
 	dst = append(dst, '{')
-	if channel != "" {
+	if item.Receipt != "" {
+		dst = append(appendName(dst, receiptMember), ':')
+		dst = append(appendName(dst, item.Receipt), ',')
+	}
+	if item.Channel != "" {
 		dst = append(dst, `"channel":`...)
-		dst = append(appendName(dst, channel), ',')
+		dst = append(appendName(dst, prefix+item.Channel), ',')
+	}
+	if len(item.Channels) > 0 {
+		dst = append(dst, `"channels":[`...)
+		for i, name := range item.Channels {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendName(dst, prefix+name)
+		}
+		dst = append(dst, "],"...)
+	}
+	if item.One {
+		dst = append(dst, `"deliver":"one",`...)
 	}
 	if item.ID != "" {
 		dst = append(dst, `"id":`...)

@@ -59,6 +59,12 @@ func FuzzParseItems(f *testing.F) {
 			if err != nil {
 				t.Fatalf("the raw item is refused: %v: %s", err, item.Raw())
 			}
+			if len(item.Channels) > 0 { // these are left out
+				if raw.Channel != "" || raw.Channels != nil {
+					t.Fatalf("the raw item still has channels: %s", item.Raw())
+				}
+				raw.Channel, raw.Channels = item.Channel, item.Channels
+			}
 			if got, want := comparableItem(raw), comparableItem(item); !reflect.DeepEqual(got, want) {
 				t.Fatalf("read again:\n%+v, want\n%+v", got, want)
 			}

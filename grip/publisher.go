@@ -37,7 +37,7 @@ type PublisherOptions struct {
 	// addition to the context's. Zero means 10 s.
 	Timeout time.Duration
 
-	// Prefix is put before the channel of every item.
+	// Prefix is put before every channel of every item.
 	Prefix string
 
 	// Endpoints are published to in addition to those that are given as URLs.
@@ -164,7 +164,7 @@ func (p *Publisher) Publish(ctx context.Context, items ...*Item) error {
 func (p *Publisher) encode(items []*Item) ([]byte, error) {
 	body := []byte(`{"items":[`)
 	for i, item := range items {
-		if item.Channel == "" {
+		if item.Channel == "" && len(item.Channels) == 0 {
 			return nil, fmt.Errorf("item %d: %w", i, ErrNoChannel)
 		}
 		if item.Response == nil && item.Stream == nil && item.Message == nil && item.unknown == nil {
@@ -173,7 +173,7 @@ func (p *Publisher) encode(items []*Item) ([]byte, error) {
 		if i > 0 {
 			body = append(body, ',')
 		}
-		body = item.appendJSON(body, p.prefix+item.Channel)
+		body = item.appendJSON(body, p.prefix)
 	}
 	return append(body, "]}"...), nil
 }

@@ -234,6 +234,13 @@ func (l *linked) deliver(run *hub.Run) int {
 	return n
 }
 
+// isFetching says whether items have to wait.
+func (l *linked) isFetching() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fetching
+}
+
 // followsLocked says whether the item comes next for the client, and takes it as
 // the last if so.
 func (l *linked) followsLocked(channel string, item *grip.Item) bool {

@@ -105,6 +105,24 @@ func (s *response) End(int, string) bool { return s.timeoutAs(ReasonCommand) }
 // Refresh implements hub.Client.
 func (s *response) Refresh() bool { return false }
 
+// Stand implements hub.Client.
+func (s *response) Stand(channel string) hub.Stand {
+	s.mu.Lock()
+	done, reason, later := s.done, s.reason, s.asking || s.filters.Asks(channel)
+	s.mu.Unlock()
+	switch {
+	case done && reason == ReasonSlow:
+		return hub.StandSlow
+	case done && reason == ReasonPublished && (s.conn == nil || s.conn.Queued() > 0):
+		return hub.StandEnding
+	case done:
+		return hub.StandClosed
+	case later:
+		return hub.StandLater
+	}
+	return hub.StandReady
+}
+
 // Format implements hub.Client.
 func (s *response) Format() hub.Format { return hub.FormatResponse }
 
@@ -367,7 +385,7 @@ func (s *response) passed(stored *Answer, channel string, item *grip.ResponseIte
 // origin named what it has, and takes it as the last if so.
 func (s *response) followsLocked(channel string, item *grip.Item) bool {
 	id, tracked := s.ids[channel]
-	if !tracked {
+	if !tracked || item.One {
 		return true
 	}
 	if item.PrevID != id {

@@ -270,7 +270,7 @@ func (s *stream) keepAlive(a *keepAlive) {
 
 // Deliver implements hub.Receiver.
 func (s *stream) Deliver(run *hub.Run) int {
-	if s.linked != nil {
+	if s.linked != nil && !run.One() { // one's own item is not part of what the channel's ids follow
 		return s.linked.deliver(run)
 	}
 	if run.Len() == 1 {
@@ -395,6 +395,22 @@ func (s *stream) End(int, string) bool {
 
 // Refresh implements hub.Client.
 func (s *stream) Refresh() bool { return false }
+
+// Stand implements hub.Client.
+func (s *stream) Stand(channel string) hub.Stand {
+	if reason := s.reason.Load(); reason != nil && *reason == ReasonSlow {
+		return hub.StandSlow
+	} else if reason != nil || s.conn.Ended() {
+		return hub.StandClosed
+	}
+	if s.linked != nil && s.linked.isFetching() || s.filters.Load().Asks(channel) {
+		return hub.StandLater
+	}
+	if s.conn.Queued() > 0 {
+		return hub.StandBehind
+	}
+	return hub.StandReady
+}
 
 // Format implements hub.Client.
 func (s *stream) Format() hub.Format { return hub.FormatStream }

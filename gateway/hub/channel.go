@@ -245,10 +245,10 @@ func (ch *channel) Receive(data []byte, more bool) {
 		ch.hub.log.Warn("item refused", "channel", ch.name, "error", err)
 		return
 	}
-	if ch.hub.opts.Watch != nil {
-		ch.hub.opts.Watch.Received(ch.name, item)
+	pub := ch.publication(ch.name, item)
+	if pub == nil {
+		return
 	}
-	pub := &Publication{Item: item, frame: ch.hub.opts.Frame}
 	q := ch.seq.Load()
 	if q == nil && sequenced(item) {
 		q = &sequence{ch: ch}
@@ -256,9 +256,29 @@ func (ch *channel) Receive(data []byte, more bool) {
 	}
 	if q != nil {
 		q.take(pub, more)
-		return
+	} else {
+		ch.spread(pub, more)
 	}
-	ch.spread(pub, more)
+	pub.receipt.release(Counts{})
+}
+
+// publication returns what an item of a channel becomes, held by its receipt, or nil
+// if it is refused.
+func (ch *channel) publication(name string, item *grip.Item) *Publication {
+	if item.One {
+		// All nodes that follow the channel have it, and each would find one.
+		ch.hub.refused.Inc()
+		ch.hub.log.Warn("item refused: one that is for one receiver has to be published through a node", "channel", name)
+		return nil
+	}
+	if ch.hub.opts.Watch != nil {
+		ch.hub.opts.Watch.Received(name, item)
+	}
+	pub := &Publication{Item: item, frame: ch.hub.opts.Frame}
+	if item.Receipt != "" {
+		pub.receipt = ch.hub.receipts.of(item.Receipt)
+	}
+	return pub
 }
 
 // spread hands the publication to the shards.

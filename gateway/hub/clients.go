@@ -14,6 +14,9 @@ type Client interface {
 	// is no client whose origin can be asked so: only a WebSocket over HTTP is.
 	Refresh() bool
 
+	// Stand is how the client stands to items of a channel that it follows.
+	Stand(channel string) Stand
+
 	// ID names the client, on all nodes: a WebSocket's Connection-Id, or "http-" and
 	// a number.
 	ID() string

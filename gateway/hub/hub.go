@@ -119,6 +119,9 @@ type Hub struct {
 	historyBytes atomic.Int64
 	replayed     metrics.Counter
 
+	receipts receipts
+	given    given
+
 	lingerMu    sync.Mutex
 	lingerCount int
 }

@@ -190,15 +190,17 @@ func (ch *channel) ReceiveFrom(name string, data []byte) {
 		ch.hub.log.Warn("item refused", "channel", name, "pattern", ch.name, "error", err)
 		return
 	}
-	if ch.hub.opts.Watch != nil {
-		ch.hub.opts.Watch.Received(name, item)
-	}
-	pub := &Publication{Item: item, frame: ch.hub.opts.Frame, channel: name}
-	if q := ch.pattern.sequence(ch, name, sequenced(item)); q != nil {
-		q.take(pub, false)
+	pub := ch.publication(name, item)
+	if pub == nil {
 		return
 	}
-	ch.spread(pub, false)
+	pub.channel = name
+	if q := ch.pattern.sequence(ch, name, sequenced(item)); q != nil {
+		q.take(pub, false)
+	} else {
+		ch.spread(pub, false)
+	}
+	pub.receipt.release(Counts{})
 }
 
 // sequence returns the order of one of the channels, or nil if it has none and
@@ -238,16 +240,47 @@ func (s *shard) deliverPattern(ch *channel, notice Notice) {
 	if len(s.now.pubs) > 0 {
 		name = s.now.pubs[0].channel
 	}
+	s.hear(ch, name)
+	s.hand(&Run{Channel: name, run: &s.now}, s.hearing, notice, ch.name)
+	clear(s.hearing)
+}
+
+// hear makes s.hearing of those who hear a channel by a pattern; all if there is
+// no item.
+func (s *shard) hear(ch *channel, name string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.hearing = s.hearing[:0]
 	for _, sub := range ch.members[s.index].list {
 		if name == "" && len(s.now.pubs) == 0 || sub.hearsLocked(ch.name, name) {
 			s.hearing = append(s.hearing, sub)
 		}
 	}
-	s.mu.Unlock()
-	s.hand(&Run{Channel: name, run: &s.now}, s.hearing, notice, ch.name)
-	clear(s.hearing)
+}
+
+// bringing returns what brings the items of a channel on this node: what stands for
+// itself, and for patterns that match it.
+func (h *Hub) bringing(name string) (all []*channel) {
+	st := h.stripe(name)
+	st.mu.Lock()
+	if ch := st.channels[name]; ch != nil {
+		all = append(all, ch)
+	}
+	st.mu.Unlock()
+	if h.patternCount.Load() == 0 {
+		return all
+	}
+	for i := range h.stripes {
+		st := &h.stripes[i]
+		st.mu.Lock()
+		for _, ch := range st.patterns {
+			if pubsub.Match(ch.name, name) {
+				all = append(all, ch)
+			}
+		}
+		st.mu.Unlock()
+	}
+	return all
 }
 
 // aliased returns the clients that follow a channel by its name and hear it by a

@@ -13,6 +13,9 @@ type Publication struct {
 	channel string // of an item that came by a pattern
 	frame   func(m *grip.MessageItem, deflated bool) []byte
 
+	// receipt is nil unless somebody wants to know what becomes of the item.
+	receipt *receipt
+
 	chunk    lazy
 	frames   lazy
 	deflated lazy
@@ -29,10 +32,11 @@ func (l *lazy) get(make func() []byte) []byte {
 	return l.b
 }
 
-// special says that the item asks for more than to be sent, in some format.
+// special says that the item asks for more than to be sent, in some format, or
+// that it is asked about.
 func (p *Publication) special() bool {
 	it := p.Item
-	return it.Response != nil && (it.Response.Action != grip.ActionSend || it.Response.HasContentFilters) ||
+	return p.receipt != nil || it.Response != nil && (it.Response.Action != grip.ActionSend || it.Response.HasContentFilters) ||
 		it.Stream != nil && (it.Stream.Action != grip.ActionSend || it.Stream.HasContentFilters) ||
 		it.Message != nil && (it.Message.Action != grip.ActionSend || it.Message.HasContentFilters)
 }
@@ -96,6 +100,9 @@ type encoded struct {
 
 // Len is the number of items.
 func (r *run) Len() int { return len(r.pubs) }
+
+// One says that this is an item that only one client is offered at a time.
+func (r *run) One() bool { return len(r.pubs) == 1 && r.pubs[0].Item.One }
 
 // Item returns the item at i.
 func (r *run) Item(i int) *grip.Item { return r.pubs[i].Item }

@@ -55,6 +55,7 @@ func (q *sequence) take(pub *Publication, more bool) {
 	}
 	if item.ID != "" && q.twice(item.ID) {
 		q.ch.hub.duplicates.Inc()
+		pub.receipt.twice()
 		return
 	}
 	if item.NoSeq {
@@ -69,9 +70,11 @@ func (q *sequence) take(pub *Publication, more bool) {
 	for _, w := range q.waiting {
 		if w.pub.Item.PrevID == item.PrevID {
 			q.ch.hub.duplicates.Inc()
+			pub.receipt.twice()
 			return
 		}
 	}
+	pub.receipt.hold()
 	q.waiting = append(q.waiting, waitingItem{pub, time.Now().Add(q.ch.hub.opts.MessageWait)})
 	q.ch.hub.outOfOrder.Inc()
 	if len(q.waiting) > waitingMax {
@@ -119,6 +122,7 @@ func (q *sequence) passWaiting() {
 			if !q.known || w.pub.Item.PrevID == q.last {
 				q.waiting = append(q.waiting[:i:i], q.waiting[i+1:]...)
 				q.pass(w.pub, false)
+				w.pub.receipt.release(Counts{})
 				again = true
 				break
 			}
@@ -141,6 +145,7 @@ func (q *sequence) passFirst() {
 	q.waiting = append(q.waiting[:first:first], q.waiting[first+1:]...)
 	q.ch.hub.gaps.Inc()
 	q.pass(pub, false)
+	pub.receipt.release(Counts{})
 	q.passWaiting()
 }
 

@@ -40,6 +40,7 @@ type shard struct {
 type delivery struct {
 	ch     *channel
 	pub    *Publication // nil for a notice
+	one    *attempt     // nil unless it is for one subscriber only
 	notice Notice
 }
 
@@ -68,6 +69,9 @@ func (s *shard) push(d delivery, more bool) {
 		s.mu.Unlock()
 		return
 	}
+	if d.pub != nil {
+		d.pub.receipt.hold()
+	}
 	for len(s.queue) >= s.hub.opts.QueueLen && !s.closed {
 		s.room.Wait()
 	}
@@ -88,7 +92,11 @@ func (s *shard) run() {
 		}
 		for len(batch) > 0 {
 			n := s.gather(batch)
-			s.deliver(batch[0].ch, batch[0].notice)
+			if one := batch[0].one; one != nil {
+				s.deliverOne(batch[0].ch, one)
+			} else {
+				s.deliver(batch[0].ch, batch[0].notice)
+			}
 			batch = batch[n:]
 		}
 	}
@@ -127,14 +135,14 @@ func (s *shard) gather(batch []delivery) int {
 		return 1
 	}
 	s.now.pubs = append(s.now.pubs, first.pub)
-	if first.pub.special() || s.hub.opts.Watch != nil && s.hub.opts.Watch.Counts() {
+	if first.one != nil || first.pub.special() || s.hub.opts.Watch != nil && s.hub.opts.Watch.Counts() {
 		return 1
 	}
 	size := first.pub.size()
 	n := 1
 	for n < len(batch) && n < runItemsMax {
 		next := batch[n]
-		if next.ch != first.ch || next.pub == nil || next.pub.special() || next.pub.channel != first.pub.channel {
+		if next.ch != first.ch || next.pub == nil || next.one != nil || next.pub.special() || next.pub.channel != first.pub.channel {
 			break
 		}
 		size += next.pub.size()
@@ -154,15 +162,25 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 		s.deliverPattern(ch, notice)
 		return
 	}
-	s.mu.Lock()
-	m := &ch.members[s.index]
-	list := m.list
-	m.busy = true
-	s.mu.Unlock()
-
+	list := s.walk(ch)
 	s.hand(&Run{Channel: ch.name, run: &s.now}, list, notice, ch.name)
+	s.walked(ch)
+}
 
+// walk returns the channel's subscribers here, none of which moves until walked.
+func (s *shard) walk(ch *channel) []*Subscriber {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &ch.members[s.index]
+	m.busy = true
+	return m.list
+}
+
+// walked fills the places of those who have left meanwhile.
+func (s *shard) walked(ch *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &ch.members[s.index]
 	m.busy = false
 	if len(m.leaving) > 0 {
 		// From the end, so that what is moved into a free place is there to stay.
@@ -172,20 +190,24 @@ func (s *shard) deliver(ch *channel, notice Notice) {
 		}
 		m.leaving = nil
 	}
-	s.mu.Unlock()
 }
 
 // hand hands s.now, or the notice about name if it is empty, to subscribers.
 func (s *shard) hand(r *Run, list []*Subscriber, notice Notice, name string) {
 	var taken [3]int
-	for _, sub := range list {
-		if len(s.now.pubs) == 0 {
+	switch {
+	case len(s.now.pubs) == 0:
+		for _, sub := range list {
 			if sub.updates.Load() || notice != NoticeUpdate {
 				sub.receiver.Notify(notice, name)
 			}
-			continue
 		}
-		taken[sub.format] += sub.receiver.Deliver(r)
+	case s.now.pubs[0].receipt != nil:
+		s.handCounted(r, list, &taken)
+	default:
+		for _, sub := range list {
+			taken[sub.format] += sub.receiver.Deliver(r)
+		}
 	}
 	for f, n := range taken {
 		if n > 0 {

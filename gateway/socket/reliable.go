@@ -170,6 +170,12 @@ func (r *reliable) deliver(run *hub.Run) int {
 // waitsLocked says whether items have to wait.
 func (r *reliable) waitsLocked() bool { return r.acting || r.recovering || r.draining }
 
+func (r *reliable) waits() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waitsLocked()
+}
+
 // deliverItem sends an item if it comes next, and has it wait or asks the origin
 // if not. It returns 1 if it was sent.
 func (r *reliable) deliverItem(channel string, item *grip.Item) int {

@@ -733,7 +733,7 @@ func (s *session) askAgain() {
 
 // Deliver implements hub.Receiver.
 func (s *session) Deliver(run *hub.Run) int {
-	if r := s.reliable.Load(); r != nil {
+	if r := s.reliable.Load(); r != nil && !run.One() { // one's own item is not part of what the channel's ids follow
 		return r.deliver(run)
 	}
 	return s.deliver(run)
@@ -882,6 +882,28 @@ func (s *session) Refresh() bool {
 		s.askAgain()
 	}
 	return refreshable
+}
+
+// Stand implements hub.Client.
+func (s *session) Stand(channel string) hub.Stand {
+	s.mu.Lock()
+	ending, reason := s.closeSent || s.clientClosed || s.gone, s.reason
+	s.mu.Unlock()
+	switch {
+	case ending && reason == ReasonSlow:
+		return hub.StandSlow
+	case ending || s.conn.Ended():
+		return hub.StandClosed
+	case s.filters.Load().Asks(channel):
+		return hub.StandLater
+	}
+	if r := s.reliable.Load(); r != nil && r.waits() {
+		return hub.StandLater
+	}
+	if s.conn.Queued() > 0 {
+		return hub.StandBehind
+	}
+	return hub.StandReady
 }
 
 // ID implements hub.Client.

@@ -357,6 +357,14 @@ func (c *Conn) Queued() int {
 	return c.queued
 }
 
+// Ended says whether the connection takes nothing more: a Send would answer
+// ErrClosed.
+func (c *Conn) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending || c.dead || c.sealed
+}
+
 // Close writes what waits, then last, and ends the connection. A client that
 // does not take it within GroupOptions.StallMax loses the rest. Before Start,
 // all that waits for Start.

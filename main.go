@@ -27,6 +27,7 @@ import (
 
 	"github.com/gripway/gripway/gateway"
 	"github.com/gripway/gripway/gateway/access"
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/gateway/control"
 	"github.com/gripway/gripway/gateway/demo"
@@ -58,7 +59,10 @@ const (
 	// metricsHeaderBytes bounds a request for prometheus_port, as Pushpin does.
 	metricsHeaderBytes = 8192
 
-	// publishTimeout bounds the command publish.
+	// askTimeout bounds the wait for other nodes when a ZeroMQ command asks them.
+	askTimeout = 2 * time.Second
+
+	// publishTimeout bounds the commands publish and close.
 	publishTimeout = 30 * time.Second
 )
 
@@ -90,6 +94,8 @@ func run(ctx context.Context, args, environ []string) int {
 			err = check(&c.Config)
 		case *config.PublishCommand:
 			err = publish(ctx, c)
+		case *config.CloseCommand:
+			err = closeClients(ctx, c)
 		case *config.SubscribeCommand:
 			err = subscribe(ctx, c)
 		}
@@ -230,8 +236,10 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	defer background.Wait()
 	defer stopWatching()
 
+	all := cluster.New(bus)
+	all.Serve(g)
 	api := control.New(control.Options{
-		Bus: intake.Bus(), Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
+		Bus: intake.Bus(), Cluster: all, Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
 		Access: publishers, LoopbackOpen: c.PublishLoopbackOpen, MetricsKey: c.MetricsAuth, ServiceID: c.ServiceID,
 		Purge: programs.caches.purge, PurgesGuest: programs.caches.known,
 		Ready: func() error {
@@ -246,8 +254,26 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	})
 	programs.api = api
 	if err := intake.Start(zmq.Actions{
-		Recover: g.Recover, Alive: g.Alive,
-		Refresh: func(id string) bool { return g.Refresh(gateway.Who{Connection: id}) > 0 },
+		Recover: g.Recover,
+		Alive: func(ids []string) []string {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			alive, _, err := all.Alive(ctx, ids)
+			if err != nil {
+				log.Warn("conncheck: nodes cannot be asked", "error", err)
+				return g.Alive(ids)
+			}
+			return alive
+		},
+		Refresh: func(id string) bool {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			refreshed, err := all.Refresh(ctx, cluster.Who{Connection: id})
+			if err != nil {
+				log.Warn("refresh: nodes cannot be asked", "error", err)
+			}
+			return refreshed.Refreshed > 0
+		},
 	}); err != nil {
 		return err
 	}
@@ -257,6 +283,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		return err
 	}
 	defer stopWatched()
+	bus.Serve("publish", control.RequestBusy, api.Request)
 	servers := startServers(c, listeners, g, api, registry, log)
 	for _, line := range listeners.lines(bus) {
 		fmt.Println(line)
@@ -433,6 +460,7 @@ func watchBus(registry *metrics.Registry, bus *natsbus.Bus) {
 			return 0
 		}},
 		{"bus_peers", "Other nodes connected to the NATS server inside.", func(s natsbus.Stats) float64 { return float64(s.Peers) }},
+		{"bus_nodes", "Other nodes that are known.", func(s natsbus.Stats) float64 { return float64(s.Nodes) }},
 		{"bus_published_items", "Items the bus accepted here.", func(s natsbus.Stats) float64 { return float64(s.Published) }},
 		{"bus_refused_items", "Items the bus refused because this node was busy.", func(s natsbus.Stats) float64 { return float64(s.Refused) }},
 		{"bus_lost_items", "Items from other nodes that were dropped because this node was busy.", func(s natsbus.Stats) float64 { return float64(s.Lost) }},
@@ -899,17 +927,47 @@ func publish(ctx context.Context, c *config.PublishCommand) error {
 		return err
 	}
 	defer publisher.Close()
-	count := 0
 	err = c.Items(os.Stdin, func(item *grip.Item) error {
-		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+		ctx, cancel := context.WithTimeout(ctx, publishTimeout+c.Wait)
 		defer cancel()
-		count++
-		return publisher.Publish(ctx, item)
+		if c.Wait == 0 {
+			return publisher.Publish(ctx, item)
+		}
+		reports, err := publisher.PublishAndReport(ctx, c.Wait, item)
+		for _, report := range reports {
+			if report != nil {
+				line, _ := json.Marshal(report)
+				fmt.Printf("%s\n", line)
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Println("Published")
+	if c.Wait == 0 {
+		fmt.Println("Published")
+	}
+	return nil
+}
+
+// closeClients is the command close.
+func closeClients(ctx context.Context, c *config.CloseCommand) error {
+	gripURL, err := c.GripURL()
+	if err != nil {
+		return err
+	}
+	client, err := control.NewClient(gripURL)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	line, err := client.Close(ctx, cluster.Who{Connection: c.Connection, User: c.ForUser, Channel: c.Channel}, c.Code, c.Reason)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", line)
 	return nil
 }
 

@@ -1,16 +1,32 @@
 package gateway
 
-import "github.com/gripway/gripway/gateway/hub"
+import (
+	"context"
 
-// Who names held clients: by one of these.
-type Who struct {
-	Connection string // a WebSocket's Connection-Id, or the id of a held response
-	User       string // whose clients: the meta "user" that the origin gave them
-	Channel    string // who follows it, by its whole name
+	"github.com/gripway/gripway/gateway/cluster"
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/grip"
+)
+
+var _ cluster.Node = (*Gateway)(nil)
+
+// Became returns what became of an item on this node.
+func (g *Gateway) Became(ctx context.Context, asked hub.Receipt) hub.Counts {
+	return g.hub.Became(ctx, asked)
+}
+
+// Candidates returns how many of this node could be given an item for one.
+func (g *Gateway) Candidates(channel string, formats hub.Formats, id string) (n int, seen bool) {
+	return g.hub.Candidates(channel, formats, id)
+}
+
+// DeliverOne gives an item to one client of this node.
+func (g *Gateway) DeliverOne(ctx context.Context, channel string, item *grip.Item, behind bool) (taken bool) {
+	return g.hub.DeliverOne(ctx, channel, item, behind)
 }
 
 // Find returns the clients of this node that are meant.
-func (g *Gateway) Find(who Who) []hub.Client {
+func (g *Gateway) Find(who cluster.Who) []hub.Client {
 	switch {
 	case who.Connection != "":
 		if client := g.client(who.Connection); client != nil {
@@ -41,15 +57,8 @@ func (g *Gateway) Alive(ids []string) []string {
 	return alive
 }
 
-// Ended counts clients that were ended, by kind.
-type Ended struct {
-	WebSockets int `json:"websockets"`
-	Streams    int `json:"streams"`
-	Responses  int `json:"responses"`
-}
-
 // End ends the clients of this node that are meant; see hub.Client.
-func (g *Gateway) End(who Who, code int, reason string) (ended Ended) {
+func (g *Gateway) End(who cluster.Who, code int, reason string) (ended cluster.Ended) {
 	for _, client := range g.Find(who) {
 		if !client.End(code, reason) {
 			continue
@@ -68,7 +77,7 @@ func (g *Gateway) End(who Who, code int, reason string) (ended Ended) {
 
 // Refresh has the origins of the WebSockets over HTTP that are meant asked, and
 // returns how many they are.
-func (g *Gateway) Refresh(who Who) (refreshed int) {
+func (g *Gateway) Refresh(who cluster.Who) (refreshed int) {
 	for _, client := range g.Find(who) {
 		if client.Refresh() {
 			refreshed++

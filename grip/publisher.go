@@ -153,9 +153,9 @@ func (p *Publisher) Publish(ctx context.Context, items ...*Item) error {
 	errs := make([]error, len(p.endpoints))
 	var wg sync.WaitGroup
 	for i := 1; i < len(p.endpoints); i++ {
-		wg.Go(func() { errs[i] = p.post(ctx, &p.endpoints[i], body) })
+		wg.Go(func() { _, errs[i] = p.post(ctx, &p.endpoints[i], body, answerBytesMax) })
 	}
-	errs[0] = p.post(ctx, &p.endpoints[0], body) // the first, and mostly only, needs no goroutine
+	_, errs[0] = p.post(ctx, &p.endpoints[0], body, answerBytesMax) // the first, and mostly only, needs no goroutine
 	wg.Wait()
 	return errors.Join(errs...)
 }
@@ -178,16 +178,16 @@ func (p *Publisher) encode(items []*Item) ([]byte, error) {
 	return append(body, "]}"...), nil
 }
 
-// post sends a body to one gateway.
-func (p *Publisher) post(ctx context.Context, e *endpoint, body []byte) error {
+// post sends a body to one gateway and returns its answer, as far as it is wanted.
+func (p *Publisher) post(ctx context.Context, e *endpoint, body []byte, answerMax int64) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, e.PublishURL, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("grip: publish: %w", err)
+		return nil, fmt.Errorf("grip: publish: %w", err)
 	}
 	r.Header.Set("Content-Type", "application/json")
 	authorization, err := e.authorization(time.Now())
 	if err != nil {
-		return fmt.Errorf("grip: publish to %s: %w", e.String(), err)
+		return nil, fmt.Errorf("grip: publish to %s: %w", e.String(), err)
 	}
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
@@ -199,17 +199,17 @@ func (p *Publisher) post(ctx context.Context, e *endpoint, body []byte) error {
 		if errors.As(err, &urlErr) {
 			err = urlErr.Err
 		}
-		return fmt.Errorf("grip: publish to %s: %w", e.String(), err)
+		return nil, fmt.Errorf("grip: publish to %s: %w", e.String(), err)
 	}
 	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, answerBytesMax))
+	text, err := io.ReadAll(io.LimitReader(answer.Body, answerMax))
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		return &ResponseError{URL: e.String(), Status: answer.StatusCode, Body: text}
+		return nil, &ResponseError{URL: e.String(), Status: answer.StatusCode, Body: text[:min(len(text), answerBytesMax)]}
 	}
 	if err != nil {
-		return fmt.Errorf("grip: publish to %s: answer broke off: %w", e.String(), err)
+		return nil, fmt.Errorf("grip: publish to %s: answer broke off: %w", e.String(), err)
 	}
-	return nil
+	return text, nil
 }
 
 // authorization returns the header's value, "" for none.

@@ -411,7 +411,11 @@ func (s *script) port(w *words, neg bool) error {
 // nats-publish NATS SUBJECT CONTENT
 func (s *script) natsPublish(w *words, neg bool) error {
 	n := party[*harness.NATS](s, w, w.next("the NATS server"))
-	return n.Publish(w.next("the subject"), w.content())
+	subject, reply := w.next("the subject"), ""
+	if w.skip("reply") {
+		reply = w.next("where the answer goes")
+	}
+	return n.Publish(subject, reply, w.content())
 }
 
 // nats-subscribe NATS NAME SUBJECT
@@ -688,6 +692,8 @@ func (s *script) publish(w *words, neg bool) error {
 			item["id"] = w.next("the id")
 		case word == "prev":
 			item["prev-id"] = w.next("the previous id")
+		case word == "one":
+			item["deliver"] = "one"
 		case word == "noseq":
 			item["no-seq"] = true
 		case word == "meta":

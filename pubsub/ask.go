@@ -3,6 +3,7 @@ package pubsub
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // ErrNoAnswer: a node did not answer a question, because it is gone, busy, does not
@@ -15,8 +16,8 @@ var ErrNoAnswer = errors.New("node did not answer")
 type Asker interface {
 	// Answer has fn answer a kind of question on this node, until Close. It is
 	// called once for a kind, before anybody asks. Calls of fn come at once, each in a
-	// goroutine of its own, a bounded number of them; ctx ends when nobody waits for the
-	// answer any more. A nil answer means that there is none.
+	// goroutine of its own, a bounded number of them; ctx ends shortly before nobody waits
+	// for the answer any more (see [AnswerMargin]). A nil answer means that there is none.
 	Answer(kind string, fn func(ctx context.Context, question []byte) []byte)
 
 	// Ask asks every node, this one included, and returns when all that are known have
@@ -29,6 +30,19 @@ type Asker interface {
 	// AskNode asks one node, by the id that its answers have. Errors: those of
 	// Ask, and ErrNoAnswer.
 	AskNode(ctx context.Context, node, kind string, question []byte) ([]byte, error)
+}
+
+// AnswerMargin is how much earlier than its asker a node that was given so much time
+// stops: its answer has a way to go.
+func AnswerMargin(wait time.Duration) time.Duration { return min(wait/5, 100*time.Millisecond) }
+
+// answering is ctx as who answers has it.
+func answering(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, end.Add(-AnswerMargin(time.Until(end))))
 }
 
 // Answers are what the nodes said.

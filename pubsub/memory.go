@@ -145,7 +145,11 @@ func (m *Memory) AskNode(ctx context.Context, node, kind string, question []byte
 	case <-ctx.Done():
 		return nil, fmt.Errorf("node %q: %w", node, ErrNoAnswer)
 	}
-	m.asked.Go(func() { answer <- fn(ctx, bytes.Clone(question)) })
+	m.asked.Go(func() {
+		ctx, cancel := answering(ctx)
+		defer cancel()
+		answer <- fn(ctx, bytes.Clone(question))
+	})
 	select {
 	case data := <-answer:
 		if data != nil {

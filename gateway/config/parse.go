@@ -19,7 +19,7 @@ import (
 const envPrefix = "GRIPWAY_"
 
 // Command is what the command line asked for: *ServeCommand, *DemoCommand,
-// *CheckCommand, *PushpinCommand, *PublishCommand, *SubscribeCommand,
+// *CheckCommand, *PushpinCommand, *PublishCommand, *CloseCommand, *SubscribeCommand,
 // *GuestCommand or *RunCommand.
 type Command interface{ command() }
 
@@ -45,6 +45,7 @@ func (*ServeCommand) command()     {}
 func (*DemoCommand) command()      {}
 func (*CheckCommand) command()     {}
 func (*PublishCommand) command()   {}
+func (*CloseCommand) command()     {}
 func (*SubscribeCommand) command() {}
 
 const sayings = `Every setting is a flag, a key in gripway.toml, and a variable in the environment; the first of flag, variable, file and default that says something wins:
@@ -91,6 +92,7 @@ type grammar struct {
 	Serve     ServeCommand     `cmd:"" help:"Run the gateway."`
 	Demo      DemoCommand      `cmd:"" help:"Run the gateway with a demo origin: nothing else is needed."`
 	Publish   PublishCommand   `cmd:"" help:"Publish to a channel."`
+	Close     CloseCommand     `cmd:"" help:"Close connections of clients."`
 	Subscribe SubscribeCommand `cmd:"" help:"Print what is published to channels, as JSON lines."`
 	Check     CheckCommand     `cmd:"" help:"Validate configuration, routes and keys without serving."`
 	Pushpin   PushpinCommand   `cmd:"" help:"Run the gateway in Pushpin's place, from its pushpin.conf."`
@@ -163,6 +165,9 @@ func Parse(args, environ []string, output Output) (command Command, err error) {
 	case "publish":
 		g.Publish.fill(environ)
 		return &g.Publish, nil
+	case "close":
+		g.Close.fill(environ)
+		return &g.Close, nil
 	case "subscribe":
 		g.Subscribe.fill(environ)
 		return &g.Subscribe, nil

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gripway/gripway/grip"
@@ -36,17 +37,31 @@ type PublishCommand struct {
 	Channel string  `arg:"" name:"channel" help:"Channel to publish to."`
 	Content *string `arg:"" optional:"" name:"content" help:"What held responses, streams and WebSockets get; @FILE takes it from a file, - publishes every line of standard input."`
 
-	ID     string   `name:"id" placeholder:"ID" help:"Id of the item; within a minute, the second of one id is dropped."`
-	PrevID string   `name:"prev-id" placeholder:"ID" help:"Id of the item before it."`
-	Sender string   `name:"sender" placeholder:"NAME" help:"Who sends it: subscribers that are this user and filter skip-self are left out. Short for -M sender=NAME."`
-	Code   int      `name:"code" placeholder:"STATUS" default:"200" help:"Status of held responses."`
-	Header []string `name:"header" short:"H" sep:"none" placeholder:"NAME: VALUE" help:"Header of held responses; may be repeated."`
-	Meta   []string `name:"meta" short:"M" sep:"none" placeholder:"NAME=VALUE" help:"Variable for filters; may be repeated."`
-	Hint   bool     `name:"hint" help:"Have the gateway ask the origin again, instead of sending content."`
-	Close  bool     `name:"close" help:"End streams and WebSockets, instead of sending content."`
-	Patch  bool     `name:"patch" help:"The content is a JSON patch (RFC 6902) for the held response."`
-	NoSeq  bool     `name:"no-seq" help:"Deliver at once, without waiting for prev-id."`
-	NoEOL  bool     `name:"no-eol" help:"Add no newline to what HTTP clients get."`
+	ID     string        `name:"id" placeholder:"ID" help:"Id of the item; within a minute, the second of one id is dropped."`
+	PrevID string        `name:"prev-id" placeholder:"ID" help:"Id of the item before it."`
+	Sender string        `name:"sender" placeholder:"NAME" help:"Who sends it: subscribers that are this user and filter skip-self are left out. Short for -M sender=NAME."`
+	Code   int           `name:"code" placeholder:"STATUS" default:"200" help:"Status of held responses."`
+	Header []string      `name:"header" short:"H" sep:"none" placeholder:"NAME: VALUE" help:"Header of held responses; may be repeated."`
+	Meta   []string      `name:"meta" short:"M" sep:"none" placeholder:"NAME=VALUE" help:"Variable for filters; may be repeated."`
+	Hint   bool          `name:"hint" help:"Have the gateway ask the origin again, instead of sending content."`
+	Close  bool          `name:"close" help:"End streams and WebSockets, instead of sending content."`
+	Patch  bool          `name:"patch" help:"The content is a JSON patch (RFC 6902) for the held response."`
+	Also   []string      `name:"also" sep:"none" placeholder:"CHANNEL" help:"Another channel to publish the same to; may be repeated."`
+	One    bool          `name:"one" help:"Deliver to one of those who follow the channel, instead of all."`
+	Wait   time.Duration `name:"wait" placeholder:"TIME" help:"Wait so long, at most a minute, to be told what became of it, as a line of JSON."`
+	NoSeq  bool          `name:"no-seq" help:"Deliver at once, without waiting for prev-id."`
+	NoEOL  bool          `name:"no-eol" help:"Add no newline to what HTTP clients get."`
+
+	Gateway `embed:""`
+}
+
+// CloseCommand closes clients on all nodes.
+type CloseCommand struct {
+	Connection string `name:"connection" placeholder:"ID" help:"The connection of this id: a WebSocket's Connection-Id, or the id of a held response."`
+	ForUser    string `name:"for" placeholder:"USER" help:"All connections whose meta 'user' is this."`
+	Channel    string `name:"channel" placeholder:"CHANNEL" help:"All that follow this channel."`
+	Code       int    `name:"code" placeholder:"CODE" help:"Code for WebSockets; 1000 without it."`
+	Reason     string `name:"reason" placeholder:"TEXT" help:"Reason for WebSockets."`
 
 	Gateway `embed:""`
 }
@@ -172,7 +187,15 @@ func (c *PublishCommand) lines(stdin io.Reader, publish func(*grip.Item) error) 
 
 // item is what does not depend on the content.
 func (c *PublishCommand) item() (*grip.Item, error) {
-	item := &grip.Item{Channel: c.Channel, ID: c.ID, PrevID: c.PrevID, NoSeq: c.NoSeq}
+	switch {
+	case len(c.Also) > grip.ItemChannelsMax:
+		return nil, fmt.Errorf("--also: %d channels, and at most %d can be", len(c.Also), grip.ItemChannelsMax)
+	case c.One && (c.Hint || c.Close || c.PrevID != ""):
+		return nil, errors.New("--one: what is delivered to one has neither --hint, --close nor --prev-id")
+	case c.Wait < 0 || c.Wait > time.Minute:
+		return nil, fmt.Errorf("--wait %v: want a time up to a minute, like 2s", c.Wait)
+	}
+	item := &grip.Item{Channel: c.Channel, Channels: c.Also, One: c.One, ID: c.ID, PrevID: c.PrevID, NoSeq: c.NoSeq}
 	if c.Sender != "" {
 		item.Meta = map[string]string{"sender": c.Sender}
 	}

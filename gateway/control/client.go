@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/grip"
 )
 
@@ -49,7 +50,8 @@ type Client struct {
 
 	// Fixed after NewClient.
 	endpoint grip.Endpoint
-	url      string // of /api/subscribe
+	api      string // what paths begin with
+	query    string // of all requests; "" without
 	http     http.Client
 }
 
@@ -60,10 +62,7 @@ func NewClient(gripURL string) (*Client, error) {
 		return nil, err
 	}
 	at, query, _ := strings.Cut(endpoint.PublishURL, "?")
-	c := &Client{endpoint: endpoint, url: strings.TrimSuffix(at, "publish/") + "api/subscribe?"}
-	if query != "" {
-		c.url += query + "&"
-	}
+	c := &Client{endpoint: endpoint, api: strings.TrimSuffix(at, "publish/") + "api/", query: query}
 	c.http.Transport = &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
@@ -74,6 +73,42 @@ func NewClient(gripURL string) (*Client, error) {
 	return c, nil
 }
 
+func (c *Client) url(path, query string) string {
+	if c.query != "" && query != "" {
+		query = "&" + query
+	}
+	return c.api + path + "?" + c.query + query
+}
+
+// Close closes those who are meant, with the code and reason for WebSockets, and
+// returns what the gateway says about it.
+func (c *Client) Close(ctx context.Context, who cluster.Who, code int, reason string) (line json.RawMessage, err error) {
+	body, err := json.Marshal(command{who, code, reason})
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url("close", ""), bytes.NewReader(body))
+	if err != nil {
+		return nil, bareURL(err)
+	}
+	if err := c.authorize(r); err != nil {
+		return nil, err
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("close at %s: %w", r.URL.Host, bareURL(err))
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, clientLineMax))
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, bytes.TrimSpace(text[:min(len(text), 1000)]))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("close at %s: %w", r.URL.Host, err)
+	}
+	return bytes.TrimSpace(text), nil
+}
+
 // Subscribe calls item with every line the gateway sends for the channels: an
 // item, or with "error" in it a hole or something unreadable. The bytes are
 // item's only until it returns. Subscribe returns item's error, ErrSlow,
@@ -81,7 +116,7 @@ func NewClient(gripURL string) (*Client, error) {
 func (c *Client) Subscribe(ctx context.Context, channels []string, item func(line json.RawMessage) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+url.Values{"channel": channels}.Encode(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url("subscribe", url.Values{"channel": channels}.Encode()), nil)
 	if err != nil {
 		return bareURL(err)
 	}

@@ -10,6 +10,13 @@
 //	                     API has it: by one surrogate key, by those in the header
 //	                     Surrogate-Key or in a body, or all. Fastly-Soft-Purge: 1 has them
 //	                     stay, and be stale. If id is a guest's name, only of that one
+//	POST /publish/?wait=2s
+//	                     the same; answers what became of the items, as JSON, when all
+//	                     nodes have said so or the time is up (also Prefer: wait=2)
+//	POST /api/close      {"connection":…} or {"user":…} or {"channel":…}, with code and
+//	                     reason: ends these clients on all nodes; answers how many
+//	POST /api/refresh    {"connection":…} or {"channel":…}: WebSockets over HTTP ask
+//	                     their origins
 //	POST /recover/       have all held responses and streams ask their origins again
 //	GET  /api/subscribe?channel=a&channel=b
 //	                     every item published to these channels, a line of JSON each
@@ -68,6 +75,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/gateway/access"
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/pubsub"
 )
@@ -106,6 +114,9 @@ const (
 type Options struct {
 	// Bus takes what is published. Required. It stays the caller's.
 	Bus pubsub.Bus
+
+	// Cluster is what asks nodes. Nil means one of Bus's nodes.
+	Cluster *cluster.Cluster
 
 	// Recover is called by POST /recover/ and should return soon. Nil: the API
 	// answers 501.
@@ -159,6 +170,7 @@ type Options struct {
 type Control struct {
 	// Fixed after New.
 	bus           pubsub.Bus
+	cluster       *cluster.Cluster
 	recoverAll    func()
 	purge         func(context.Context, Purge) (Purged, error)
 	purgesGuest   func(string) bool
@@ -197,6 +209,7 @@ type Control struct {
 func New(options Options) *Control {
 	c := &Control{
 		bus:           options.Bus,
+		cluster:       options.Cluster,
 		recoverAll:    options.Recover,
 		purge:         options.Purge,
 		purgesGuest:   options.PurgesGuest,
@@ -215,6 +228,9 @@ func New(options Options) *Control {
 	}
 	if c.bus == nil {
 		panic("control: Options.Bus is nil")
+	}
+	if c.cluster == nil {
+		c.cluster = cluster.New(c.bus)
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -262,6 +278,10 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.recover(w, r)
 	case "/api/subscribe":
 		c.subscribe(w, r, key)
+	case "/api/close":
+		c.close(w, r, key)
+	case "/api/refresh":
+		c.refresh(w, r, key)
 	case "/metrics":
 		if reading(w, r) {
 			c.showMetrics.ServeHTTP(w, r)

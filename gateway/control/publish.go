@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/gateway/access"
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/pubsub"
 )
@@ -45,6 +47,12 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 		refused(refusedTooLarge, http.StatusBadRequest, "Request body too large.")
 		return
 	}
+	wait, preferred, err := waitOf(r)
+	if err != nil {
+		drain(w, r)
+		refused(refusedInvalid, http.StatusBadRequest, "Not published: "+err.Error()+".")
+		return
+	}
 	if !c.takeTurn(r.Context()) {
 		w.Header().Set("Retry-After", retryAfter)
 		refused(refusedBusy, http.StatusServiceUnavailable, "Not published: too many publish requests at once.")
@@ -63,21 +71,20 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 		refused(refusedInvalid, http.StatusBadRequest, err.Error()) // its text is Pushpin's, for the publisher
 		return
 	}
-	if over := overLimit(items); over != "" {
+	publications, over := overLimit(items, wait > 0)
+	if over != "" {
 		refused(refusedInvalid, http.StatusBadRequest, over)
 		return
 	}
-	for _, item := range items {
-		if !key.May(item.Channel) {
-			refused(refusedForbidden, http.StatusForbidden,
-				fmt.Sprintf("Not published: the key %q is not for channel %q. No item was published.", key.Name(), item.Channel))
-			return
-		}
+	if channel, ok := allowed(key, items); !ok {
+		refused(refusedForbidden, http.StatusForbidden,
+			fmt.Sprintf("Not published: the key %q is not for channel %q. No item was published.", key.Name(), channel))
+		return
 	}
-	switch wait, err := key.Take(len(items)); {
+	switch wait, err := key.Take(publications); {
 	case errors.Is(err, access.ErrTooMany):
 		refused(refusedRate, http.StatusBadRequest,
-			fmt.Sprintf("Not published: %d items at once, and the key %q may publish %d.", len(items), key.Name(), key.Burst()))
+			fmt.Sprintf("Not published: %d items at once, and the key %q may publish %d.", publications, key.Name(), key.Burst()))
 		return
 	case err != nil:
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
@@ -85,22 +92,119 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 			fmt.Sprintf("Not published: the key %q has published as much as it may. No item was published.", key.Name()))
 		return
 	}
+	accepted, report, err := c.spread(items, wait)
+	c.stats.items.Add(float64(accepted))
+	if err != nil {
+		channel := ""
+		var which *cluster.PublishError
+		if errors.As(err, &which) {
+			channel = which.Channel
+		}
+		c.warnBus(channel, err)
+		refusal := refusalOf(err)
+		if refusal.again {
+			w.Header().Set("Retry-After", retryAfter)
+		}
+		refused(refusedByBus, refusal.status, fmt.Sprintf("Not published: channel %q: %s. %d of %d items were accepted before it.",
+			channel, refusal.why, accepted, len(items)))
+		return
+	}
+	c.stats.intake.Observe(time.Since(begun).Seconds())
+	if report == nil {
+		published.write(w, format)
+		return
+	}
+	if preferred {
+		w.Header().Set("Preference-Applied", fmt.Sprintf("wait=%d", int(wait.Seconds())))
+	}
+	answerJSON(w, report)
+}
+
+// spread gives the items to the bus, and returns how many it accepted and, if the
+// publisher waits, what became of them. The error is a *cluster.PublishError.
+func (c *Control) spread(items []*grip.Item, wait time.Duration) (accepted int, report *cluster.Report, err error) {
+	if wait > 0 {
+		ctx, cancel := context.WithTimeout(c.ctx, wait)
+		defer cancel()
+		report, err := c.cluster.PublishAndCount(c.ctx, ctx, items)
+		var which *cluster.PublishError
+		if errors.As(err, &which) {
+			return which.Accepted, nil, err
+		}
+		return len(items), report, err
+	}
 	for i, item := range items {
-		if err := c.bus.Publish(c.ctx, item.Channel, item.Raw()); err != nil {
-			c.stats.items.Add(float64(i))
-			c.warnBus(item.Channel, err)
-			refusal := refusalOf(err)
-			if refusal.again {
-				w.Header().Set("Retry-After", retryAfter)
+		if err := c.cluster.Publish(c.ctx, item); err != nil {
+			var which *cluster.PublishError
+			if errors.As(err, &which) {
+				which.Accepted = i
+				return i, nil, which
 			}
-			refused(refusedByBus, refusal.status, fmt.Sprintf("Not published: channel %q: %s. %d of %d items were accepted before it.",
-				item.Channel, refusal.why, i, len(items)))
-			return
+			return i, nil, &cluster.PublishError{Channel: item.Channel, Accepted: i, Err: err}
 		}
 	}
-	c.stats.items.Add(float64(len(items)))
-	c.stats.intake.Observe(time.Since(begun).Seconds())
-	published.write(w, format)
+	return len(items), nil, nil
+}
+
+// allowed returns a channel that the key is not for, if there is one.
+func allowed(key *access.Key, items []*grip.Item) (channel string, ok bool) {
+	if key.MayAll() {
+		return "", true
+	}
+	for _, item := range items {
+		for _, name := range item.Names() {
+			if !key.May(name) {
+				return name, false
+			}
+		}
+	}
+	return "", true
+}
+
+// requestWait is how long a publisher over NATS is kept waiting for an answer that
+// counts.
+const requestWait = 2 * time.Second
+
+// RequestBusy answers publish requests over NATS while too many are worked on.
+var RequestBusy = []byte(`{"error":"Not published: too many publish requests at once."}`)
+
+// Request is publish for a program that speaks NATS: body is a publish request's, and
+// the answer, if one is wanted, is what ?wait=2s answers, or {"error":"…"}.
+func (c *Control) Request(_ context.Context, body []byte, wanted bool) (answer []byte) {
+	refused := func(reason, line string) []byte {
+		c.stats.refused[reason].Inc()
+		c.log.Info("publish refused", "publisher", "NATS", "error", line)
+		text, _ := json.Marshal(map[string]string{"error": line})
+		return text
+	}
+	if len(body) > c.publishBytes {
+		return refused(refusedTooLarge, "Request body too large.")
+	}
+	items, err := grip.ParseItems(body)
+	if err != nil {
+		return refused(refusedInvalid, err.Error())
+	}
+	wait := time.Duration(0)
+	if wanted {
+		wait = requestWait
+	}
+	if _, over := overLimit(items, wanted); over != "" {
+		return refused(refusedInvalid, over)
+	}
+	accepted, report, err := c.spread(items, wait)
+	c.stats.items.Add(float64(accepted))
+	if err != nil {
+		c.warnBus("", err)
+		return refused(refusedByBus, fmt.Sprintf("Not published: %s. %d of %d items were accepted before it.", refusalOf(err).why, accepted, len(items)))
+	}
+	if report == nil {
+		return nil
+	}
+	text, err := json.Marshal(report)
+	if err != nil {
+		panic(err) // a type of ours
+	}
+	return text
 }
 
 // takeTurn waits for a place among those that are worked on.
@@ -172,18 +276,38 @@ func drain(w http.ResponseWriter, r *http.Request) {
 }
 
 // overLimit says which item no bus takes, "" if none: it is refused before
-// anything is published.
-func overLimit(items []*grip.Item) string {
+// anything is published. It counts what is published, an item for each of its
+// channels.
+func overLimit(items []*grip.Item, counted bool) (publications int, over string) {
 	for _, item := range items {
+		publications += max(len(item.Channels), 1)
+		if len(item.Channels) > 0 && item.Channel != "" {
+			publications++
+		}
+		tooLong := len(item.Channel) > pubsub.ChannelBytesMax
+		for _, name := range item.Channels {
+			tooLong = tooLong || len(name) > pubsub.ChannelBytesMax
+		}
 		switch {
-		case len(item.Channel) > pubsub.ChannelBytesMax:
-			return fmt.Sprintf("Invalid format: 'channel' is longer than %d bytes", pubsub.ChannelBytesMax)
-		case len(item.Raw()) > pubsub.ItemBytesMax:
-			return fmt.Sprintf("Invalid format: publish item is longer than %d bytes", pubsub.ItemBytesMax)
+		case tooLong:
+			return 0, fmt.Sprintf("Invalid format: 'channel' is longer than %d bytes", pubsub.ChannelBytesMax)
+		case len(item.Raw()) > pubsub.ItemBytesMax-receiptBytes:
+			return 0, fmt.Sprintf("Invalid format: publish item is longer than %d bytes", pubsub.ItemBytesMax-receiptBytes)
+		case item.Receipt != "":
+			return 0, "Invalid format: " + cluster.ErrReceipt.Error()
 		}
 	}
-	return ""
+	switch {
+	case publications > publicationsMax:
+		return 0, fmt.Sprintf("Invalid format: %d items and channels of theirs in all, and at most %d can be", publications, publicationsMax)
+	case counted && publications > countedMax:
+		return 0, fmt.Sprintf("Not published: %d items and channels of theirs in all, and one can wait for at most %d.", publications, countedMax)
+	}
+	return publications, ""
 }
+
+// receiptBytes is what a receipt adds to an item, at most.
+const receiptBytes = 100
 
 // refusal is what a publisher is told when the bus did not accept an item.
 type refusal struct {

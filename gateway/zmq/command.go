@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/pubsub"
 )
 
@@ -170,7 +171,7 @@ func (in *Intake) publish(args dict) error {
 		return &refusal{conditionBadRequest, err.Error()}
 	}
 	for i, item := range items {
-		if err := in.toBus(item.Channel, item.Raw()); err != nil {
+		if err := in.taken(item.Channel, in.cluster.Publish(in.ctx, item)); err != nil {
 			refused := err.(*refusal)
 			refused.why = fmt.Sprintf("%s. %d of %d items were accepted before it.", refused.why, i, len(items))
 			return refused
@@ -182,11 +183,16 @@ func (in *Intake) publish(args dict) error {
 
 // toBus publishes at once or not at all: who asks can ask again.
 func (in *Intake) toBus(channel string, data []byte) error {
-	err := in.options.Bus.Publish(in.ctx, channel, data)
+	return in.taken(channel, in.options.Bus.Publish(in.ctx, channel, data))
+}
+
+// taken makes a refusal of the bus's error.
+func (in *Intake) taken(channel string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, pubsub.ErrChannelTooLong), errors.Is(err, pubsub.ErrItemTooLong), errors.Is(err, pubsub.ErrDenied):
+	case errors.Is(err, pubsub.ErrChannelTooLong), errors.Is(err, pubsub.ErrItemTooLong), errors.Is(err, pubsub.ErrDenied),
+		errors.Is(err, cluster.ErrReceipt):
 		in.refuse(typeRep, refusedByBus, err)
 		return &refusal{conditionBadRequest, fmt.Sprintf("Not published: %s", err)}
 	}

@@ -39,6 +39,7 @@ func readItem(data []byte, keepChannel bool) (*grip.Item, error) {
 	}
 	if !keepChannel {
 		delete(members, "channel")
+		delete(members, "channels")
 	}
 	item, err := itemToJSON(members)
 	if err != nil {
@@ -93,7 +94,7 @@ func itemToJSON(members dict) (map[string]any, error) {
 			item[name], err = formatToJSON(name, value)
 		case "formats":
 			item[name], err = formatsToJSON(value)
-		case "channel", "id", "prev-id", "meta", "size", "no-seq":
+		case "channel", "channels", "deliver", "id", "prev-id", "meta", "size", "no-seq":
 			item[name], err = text(name, value)
 		default:
 			item[strings.ToValidUTF8(name, "\uFFFD")], _ = plain(value, true)

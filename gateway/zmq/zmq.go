@@ -60,6 +60,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gripway/gripway/gateway/cluster"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/pubsub"
@@ -145,6 +146,7 @@ type Endpoint struct {
 type Intake struct {
 	// Fixed after New.
 	options Options
+	cluster *cluster.Cluster
 	log     *slog.Logger
 	stats   stats
 	subs    *subscriptions // nil without SUB
@@ -170,7 +172,7 @@ func New(options Options) (*Intake, error) {
 	if options.MessageBytes == 0 {
 		options.MessageBytes = messageBytesDefault
 	}
-	in := &Intake{options: options, log: options.Log, stats: newStats(options.Metrics)}
+	in := &Intake{options: options, cluster: cluster.New(options.Bus), log: options.Log, stats: newStats(options.Metrics)}
 	if in.log == nil {
 		in.log = slog.New(slog.DiscardHandler)
 	}
@@ -419,7 +421,7 @@ func (in *Intake) servePull(c *peerConn, _ bool) error {
 			continue
 		}
 		item, err := readItem(parts[0], true)
-		if err == nil && item.Channel == "" {
+		if err == nil && item.Channel == "" && len(item.Channels) == 0 {
 			err = errors.New("the item has no channel")
 		}
 		if err != nil {
@@ -439,18 +441,30 @@ func (in *Intake) servePull(c *peerConn, _ bool) error {
 
 // publishPatiently waits for the bus for as long as waiting can help.
 func (in *Intake) publishPatiently(item *grip.Item) error {
-	err := in.options.Bus.Publish(in.ctx, item.Channel, item.Raw())
+	if item.One {
+		return in.patiently(item.Channel, func() error { return in.cluster.Publish(in.ctx, item) })
+	}
+	for _, name := range item.Names() {
+		if err := in.patiently(name, func() error { return in.options.Bus.Publish(in.ctx, name, item.Raw()) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *Intake) patiently(channel string, publish func() error) error {
+	err := publish()
 	if !waitable(err) {
 		return err
 	}
 	in.stats.waiting.Inc()
 	defer in.stats.waiting.Dec()
-	in.warn("zmq: waiting for the bus", "channel", item.Channel, "error", err)
+	in.warn("zmq: waiting for the bus", "channel", channel, "error", err)
 	for wait := busWaitMin; waitable(err); wait = min(2*wait, busWaitMax) {
 		if !in.sleep(wait) {
 			return in.ctx.Err()
 		}
-		err = in.options.Bus.Publish(in.ctx, item.Channel, item.Raw())
+		err = publish()
 	}
 	return err
 }

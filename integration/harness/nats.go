@@ -65,9 +65,10 @@ func (n *NATS) Down() {
 // URL is what a gateway connects to.
 func (n *NATS) URL() string { return n.url }
 
-// Publish sends data and returns once the server has it.
-func (n *NATS) Publish(subject string, data []byte) error {
-	if err := n.conn.Publish(subject, data); err != nil {
+// Publish sends data and returns once the server has it. reply is where an answer
+// is wanted, if not "".
+func (n *NATS) Publish(subject, reply string, data []byte) error {
+	if err := n.conn.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: data}); err != nil {
 		return err
 	}
 	return n.conn.FlushTimeout(dialTimeout)

@@ -47,10 +47,6 @@ const (
 
 	// servedMax bounds the requests that Serve works on at once.
 	servedMax = 128
-
-	// answerMargin is how much earlier than the asker a node stops: its answer has a way
-	// to go.
-	answerMargin = 20 * time.Millisecond
 )
 
 // helloEvery is how often a node says that it is there. Tests cannot wait so long.
@@ -85,7 +81,7 @@ type talk struct {
 type handler func(ctx context.Context, question []byte) []byte
 
 type serving struct {
-	handler
+	fn   func(ctx context.Context, request []byte, wanted bool) (answer []byte)
 	busy []byte
 }
 
@@ -218,6 +214,13 @@ func (t *talk) heard(data []byte) {
 	t.mu.Unlock()
 }
 
+// others is how many other nodes are known.
+func (t *talk) others() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.nodes)
+}
+
 // asked answers a question that came from elsewhere, once what came before it has
 // been taken.
 func (t *talk) asked(m *nats.Msg) {
@@ -237,7 +240,8 @@ func (t *talk) asked(m *nats.Msg) {
 		}
 		_ = t.bus.link.publish(m.Reply, append(append([]byte(t.id), word...), answer...)) // the asker sees that it is missing
 	}
-	end := time.Now().Add(time.Duration(wait)*time.Millisecond - answerMargin)
+	given := time.Duration(wait) * time.Millisecond
+	end := time.Now().Add(given - pubsub.AnswerMargin(given))
 	if fn == nil || !t.begins(t.places) {
 		t.work(func() { respond(nil) })
 		return
@@ -458,6 +462,12 @@ func (t *talk) askSelf(ctx context.Context, a *asking, fn handler, question []by
 	t.bus.lanes.After(func() {
 		if !t.work(func() {
 			defer func() { <-t.places }()
+			ctx := ctx
+			if end, ok := ctx.Deadline(); ok {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithDeadline(ctx, end.Add(-pubsub.AnswerMargin(time.Until(end))))
+				defer cancel()
+			}
 			tell(fn(ctx, question))
 		}) {
 			<-t.places
@@ -469,7 +479,7 @@ func (t *talk) askSelf(ctx context.Context, a *asking, fn handler, question []by
 // subject NAME under the prefix ("gripway." and name), and answers it if the program
 // wants that. While too many are worked on, busy is the answer. It is called once for
 // a name, which is not one that nodes speak on.
-func (b *Bus) Serve(name string, busy []byte, fn func(ctx context.Context, request []byte) (answer []byte)) {
+func (b *Bus) Serve(name string, busy []byte, fn func(ctx context.Context, request []byte, wanted bool) (answer []byte)) {
 	t := b.talk
 	subject := t.prefix + "." + name
 	t.mu.Lock()
@@ -496,7 +506,7 @@ func (t *talk) request(m *nats.Msg) {
 	}
 	if !t.work(func() {
 		defer func() { <-t.serves }()
-		respond(s.handler(t.ctx, m.Data))
+		respond(s.fn(t.ctx, m.Data, m.Reply != ""))
 	}) {
 		<-t.serves
 	}

@@ -20,7 +20,7 @@ import (
 func everyCluster(t *testing.T, test func(t *testing.T, nodes []*natsbus.Bus)) {
 	wait := func(t *testing.T, nodes []*natsbus.Bus) {
 		for _, node := range nodes {
-			eventually(t, "all nodes know each other", func() bool { return node.Nodes() == len(nodes)-1 })
+			eventually(t, "all nodes know each other", func() bool { return node.Stats().Nodes == len(nodes)-1 })
 		}
 	}
 	t.Run("embedded", func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
 		}
 		// One that says that it goes is not waited for.
 		nodes[2].Close()
-		eventually(t, "the node is forgotten", func() bool { return nodes[0].Nodes() == 1 })
+		eventually(t, "the node is forgotten", func() bool { return nodes[0].Stats().Nodes == 1 })
 		if answers := ask(t, nodes[0], 300*time.Millisecond, "ping", ""); len(answers.Nodes) != 1 || len(answers.Missing) != 1 {
 			t.Errorf("got %+v, want one answer and one missing", answers)
 		}
@@ -128,7 +128,7 @@ func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
 func TestWithoutAConnectionOnlyThisNodeAnswers(t *testing.T) {
 	s := elsewhere(t, nil)
 	a, b := open(t, natsbus.Options{URL: s.ClientURL(), Name: "a"}), open(t, natsbus.Options{URL: s.ClientURL(), Name: "b"})
-	eventually(t, "they know each other", func() bool { return a.Nodes() == 1 && b.Nodes() == 1 })
+	eventually(t, "they know each other", func() bool { return a.Stats().Nodes == 1 && b.Stats().Nodes == 1 })
 	a.Answer("ping", func(context.Context, []byte) []byte { return []byte("pong") })
 	s.Shutdown()
 	eventually(t, "the connection is lost", func() bool { return !a.Stats().Connected })
@@ -142,7 +142,7 @@ func TestOneNodeTakesARequest(t *testing.T) {
 	everyCluster(t, func(t *testing.T, nodes []*natsbus.Bus) {
 		var taken [3]atomic.Int64
 		for i, node := range nodes {
-			node.Serve("publish", []byte("busy"), func(_ context.Context, request []byte) []byte {
+			node.Serve("publish", []byte("busy"), func(_ context.Context, request []byte, _ bool) []byte {
 				taken[i].Add(1)
 				return append([]byte("took "), request...)
 			})
@@ -186,7 +186,7 @@ func TestWhatNodesDoNotSayIsPassedOver(t *testing.T) {
 	if err := conn.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a bounded number of nodes is known", func() bool { return node.Nodes() == 1000 })
+	eventually(t, "a bounded number of nodes is known", func() bool { return node.Stats().Nodes == 1000 })
 	answers := ask(t, node, 200*time.Millisecond, "ping", "")
 	if len(answers.Nodes) != 1 || len(answers.Missing) != 1000 {
 		t.Errorf("got %d answers and %d missing, want 1 and 1000", len(answers.Nodes), len(answers.Missing))

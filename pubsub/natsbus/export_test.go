@@ -12,13 +12,6 @@ func init() { watchEvery, helloEvery = 5*time.Millisecond, 100*time.Millisecond 
 // ID is what other nodes know this one by.
 func (b *Bus) ID() string { return b.talk.id }
 
-// Nodes is how many other nodes are known.
-func (b *Bus) Nodes() int {
-	b.talk.mu.Lock()
-	defer b.talk.mu.Unlock()
-	return len(b.talk.nodes)
-}
-
 // Knows reports whether the embedded server knows of somebody, on any node, who
 // listens to the channel.
 func (b *Bus) Knows(channel string) bool {

@@ -334,6 +334,7 @@ func (b *Bus) Close() error {
 type Stats struct {
 	Connected  bool   // to the server
 	Peers      int    // other nodes connected to the embedded server now
+	Nodes      int    // other nodes that are known, wherever the server is
 	Channels   int    // subscribed on this node now
 	Published  uint64 // items accepted by Publish
 	Refused    uint64 // items refused because this node was busy
@@ -359,6 +360,7 @@ func (b *Bus) Stats() Stats {
 	if b.embedded != nil {
 		s.Peers = b.embedded.peers()
 	}
+	s.Nodes = b.talk.others()
 	return s
 }
 

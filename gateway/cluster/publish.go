@@ -1,0 +1,254 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	mathrand "math/rand/v2"
+
+	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
+)
+
+// Report is what became of items.
+type Report struct {
+	Accepted   int `json:"accepted"`   // items that the bus accepted
+	Duplicates int `json:"duplicates"` // items that somebody would have had and that were dropped as doubles
+	hub.Counts     // of all items
+	Nodes
+	Items []ItemReport `json:"items"`
+}
+
+// ItemReport is what became of one item, in all its channels.
+type ItemReport struct {
+	ID       string   `json:"id,omitempty"`
+	Channels []string `json:"channels"`
+	hub.Counts
+
+	// Unknown says that a node was given the item for one receiver and did not say
+	// in time whether somebody took it.
+	Unknown bool `json:"unknown,omitempty"`
+}
+
+// PublishError says which item a bus did not take, and how many it had taken before.
+type PublishError struct {
+	Channel  string
+	Accepted int // items all of whose channels were accepted
+	Err      error
+}
+
+func (e *PublishError) Error() string { return fmt.Sprintf("channel %q: %v", e.Channel, e.Err) }
+
+// Unwrap returns the bus's error.
+func (e *PublishError) Unwrap() error { return e.Err }
+
+// Publish gives an item to each of its channels. The errors are those of
+// pubsub.Bus, and ErrReceipt; with several channels it is a *PublishError, and those
+// before the one that it names have the item.
+func (c *Cluster) Publish(ctx context.Context, item *grip.Item) error {
+	if len(item.Channels) == 0 && !item.One && item.Receipt == "" {
+		return c.bus.Publish(ctx, item.Channel, item.Raw()) // nearly all are such
+	}
+	if item.Receipt != "" {
+		return ErrReceipt
+	}
+	if item.One {
+		ctx, cancel := context.WithTimeout(ctx, oneWait)
+		defer cancel()
+		_, _, err := c.publishOne(ctx, item)
+		return err
+	}
+	for _, name := range item.Names() {
+		if err := c.bus.Publish(ctx, name, item.Raw()); err != nil {
+			return &PublishError{Channel: name, Err: err}
+		}
+	}
+	return nil
+}
+
+type becameQuestion struct {
+	Items []hub.Receipt `json:"items"`
+}
+
+type becameAnswer struct {
+	Items []hub.Counts `json:"items"`
+}
+
+// PublishAndCount publishes items and returns what became of them at all nodes that
+// say so before asked ends. An error is a *PublishError: items before it were
+// published, and nobody was asked about them.
+func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item) (*Report, error) {
+	report := &Report{Items: make([]ItemReport, len(items))}
+	var question becameQuestion
+	var of []int // items of question
+	base := rand.Text()
+	for i, item := range items {
+		r := &report.Items[i]
+		r.ID, r.Channels = item.ID, item.Names()
+		refused := func(channel string, err error) (*Report, error) {
+			return nil, &PublishError{Channel: channel, Accepted: i, Err: err}
+		}
+		if item.Receipt != "" {
+			return refused(r.Channels[0], ErrReceipt)
+		}
+		if item.One {
+			one, nodes, err := c.publishOne(asked, item)
+			if err != nil {
+				return refused(r.Channels[0], err)
+			}
+			r.Counts, r.Unknown = one.Counts, one.Unknown
+			report.Nodes = worse(report.Nodes, nodes)
+			continue
+		}
+		for _, name := range r.Channels {
+			receipt := receiptName(base, len(of))
+			if err := c.bus.Publish(ctx, name, grip.AppendReceipt(nil, item.Raw(), receipt)); err != nil {
+				return refused(name, err)
+			}
+			question.Items = append(question.Items, hub.Receipt{Name: receipt, Channel: name, Formats: hub.FormatsOf(item)})
+			of = append(of, i)
+		}
+	}
+	if len(question.Items) > 0 {
+		answers, nodes, err := ask[becameAnswer](asked, c, kindBecame, question)
+		if err != nil {
+			return nil, &PublishError{Channel: question.Items[0].Channel, Accepted: len(items), Err: err}
+		}
+		report.Nodes = worse(report.Nodes, nodes)
+		for _, a := range answers {
+			for j := range min(len(a.what.Items), len(of)) {
+				report.Items[of[j]].Counts.Add(a.what.Items[j])
+			}
+		}
+	}
+	report.Accepted = len(items)
+	for i := range report.Items {
+		report.Counts.Add(report.Items[i].Counts)
+		if report.Items[i].Dropped.Duplicate > 0 {
+			report.Duplicates++
+		}
+	}
+	return report, nil
+}
+
+// worse returns those of two askings in which more did not answer.
+func worse(a, b Nodes) Nodes {
+	if len(a.Missing) > len(b.Missing) || b.Nodes == 0 {
+		return a
+	}
+	return b
+}
+
+type candidatesQuestion struct {
+	Channel string      `json:"channel"`
+	Formats hub.Formats `json:"formats"`
+	ID      string      `json:"id,omitempty"`
+}
+
+type candidatesAnswer struct {
+	Candidates int  `json:"candidates"`
+	Seen       bool `json:"seen,omitempty"`
+}
+
+type oneQuestion struct {
+	Channel string          `json:"channel"`
+	Behind  bool            `json:"behind"`
+	Item    json.RawMessage `json:"item"`
+}
+
+type oneAnswer struct {
+	Taken bool `json:"taken"`
+}
+
+// publishOne gives an item to one of those who follow its channels. With several
+// channels, the first that has somebody to take it has it.
+func (c *Cluster) publishOne(ctx context.Context, item *grip.Item) (report ItemReport, nodes Nodes, err error) {
+	formats := hub.FormatsOf(item)
+	for _, name := range item.Names() {
+		if err := pubsub.CheckChannel(ctx, name); err != nil {
+			return report, nodes, err
+		}
+		answers, asked, err := ask[candidatesAnswer](ctx, c, kindCandidates, candidatesQuestion{name, formats, item.ID})
+		if err != nil {
+			return report, nodes, err
+		}
+		nodes = worse(nodes, asked)
+		total, seen := 0, false
+		for _, a := range answers {
+			total += a.what.Candidates
+			seen = seen || a.what.Seen
+		}
+		report.Receivers += total
+		if seen {
+			report.Dropped.Duplicate += total
+			return report, nodes, nil
+		}
+		taken, unknown, err := c.offer(ctx, name, item, c.inTurn(name, answers, total))
+		if err != nil {
+			return report, nodes, err
+		}
+		if taken {
+			report.Delivered = 1
+		}
+		if report.Unknown = unknown; taken || unknown {
+			return report, nodes, nil
+		}
+	}
+	return report, nodes, nil
+}
+
+// inTurn returns the nodes that have candidates, whose turn it is first.
+func (c *Cluster) inTurn(channel string, answers []said[candidatesAnswer], total int) (ids []string) {
+	if total == 0 {
+		return nil
+	}
+	turn := &c.turns[maphash.String(c.seed, channel)%turnsCount]
+	if turn.Load() == 0 { // nodes must not all begin with the same
+		turn.CompareAndSwap(0, mathrand.Uint32())
+	}
+	at := int(turn.Add(1)) % total
+	first := 0
+	for at >= answers[first].what.Candidates {
+		at -= answers[first].what.Candidates
+		first++
+	}
+	for i := range answers {
+		if a := answers[(first+i)%len(answers)]; a.what.Candidates > 0 {
+			ids = append(ids, a.node)
+		}
+	}
+	return ids
+}
+
+// offer offers an item to nodes until one has somebody who takes it.
+func (c *Cluster) offer(ctx context.Context, channel string, item *grip.Item, ids []string) (taken, unknown bool, err error) {
+	for _, behind := range []bool{false, true} {
+		question, err := json.Marshal(oneQuestion{channel, behind, item.Raw()})
+		if err != nil {
+			return false, false, err
+		}
+		for _, id := range ids {
+			data, err := c.asker.AskNode(ctx, id, kindOne, question)
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return false, true, nil // somebody may have it
+			case errors.Is(err, pubsub.ErrNoAnswer):
+				continue // and nobody there will have it
+			case err != nil:
+				return false, false, err
+			}
+			var a oneAnswer
+			if json.Unmarshal(data, &a) != nil {
+				return false, true, nil
+			}
+			if a.Taken {
+				return true, false, nil
+			}
+		}
+	}
+	return false, false, nil
+}

@@ -48,6 +48,7 @@ type guests struct {
 	control   net.Addr     // the private API's; nil without
 	api       http.Handler // the private API; set before requests come
 	caches    *caches
+	stores    *stores
 
 	developer *config.GuestFlags // what the guest's developer typed; nil where it serves others
 
@@ -158,10 +159,9 @@ func (l *liveGuest) load(ctx context.Context) error {
 			made.pools = append(made.pools, pool)
 		}
 	}
-	log := all.log.With("guest", l.config.Name)
-	if made.stores, err = store.Open(manifest.Stores, store.OpenOptions{Log: log}); err != nil {
+	if made.stores, err = all.stores.open(l.config.Name, manifest.Stores); err != nil {
 		made.close()
-		return fmt.Errorf("guest %q: %w", l.config.Name, err)
+		return err
 	}
 	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.developer)
 	service := options.Service.(*compute.Service)
@@ -557,7 +557,7 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 		return failed(err)
 	}
 	defer backends.Close()
-	stores, err := store.Open(manifest.Stores, store.OpenOptions{Log: log})
+	stores, err := newStores(nil, log).open(program.Name, manifest.Stores)
 	if err != nil {
 		return failed(err)
 	}

@@ -119,7 +119,7 @@ old = [{ key = "a", file = "value.bin" }]
 kept = { backend = "file", path = "kept.db", items = [{ key = "a", data = "1" }] }
 [local_server.object_store]
 older = []
-shared = { backend = "jetstream", bucket = "b-1" }
+shared = { backend = "jetstream", bucket = "b-1", replicas = 3 }
 
 [local_server.secret_stores]
 json = { file = "secrets.json", format = "json" }
@@ -185,7 +185,7 @@ proxy_port = 1234
 		{"kv old", got.KV["old"], store.KVOptions{Items: []store.KVItem{{Key: "a", Body: []byte("\x00\x01")}}}},
 		{"kv older", got.KV["older"], store.KVOptions{}},
 		{"kv kept", got.KV["kept"], store.KVOptions{Backend: store.KVFile, File: "kept.db", Items: []store.KVItem{{Key: "a", Body: []byte("1")}}}},
-		{"kv shared", got.KV["shared"], store.KVOptions{Backend: store.KVJetStream, Bucket: "b-1"}},
+		{"kv shared", got.KV["shared"], store.KVOptions{Backend: store.KVJetStream, Bucket: "b-1", Replicas: 3}},
 	} {
 		if !reflect.DeepEqual(check.got, check.want) {
 			t.Errorf("%s: got %v, want %v", check.name, check.got, check.want)
@@ -325,6 +325,8 @@ func TestManifestMistakesAreNamed(t *testing.T) {
 		{local + "kv_stores.k = {backend = \"redis\"}", `backend "redis": want one of memory, file, jetstream`},
 		{local + "kv_stores.k = {backend = \"file\"}", `want path, the file`},
 		{local + "kv_stores.k = {backend = \"jetstream\", bucket = \"a.b\"}", `bucket "a.b": want a name`},
+		{local + "kv_stores.\"a b\" = {backend = \"jetstream\"}", `want bucket, a name`},
+		{local + "kv_stores.k = {backend = \"jetstream\", replicas = 6}", `replicas "6": want a whole number from 1 to 5`},
 		{local + "kv_stores.k = []\nobject_stores.k = []", `object_stores.k: there is one of that name`},
 
 		{local + "secret_stores.\"a b\" = []", `secret_stores."a b": want a name of letters`},

@@ -166,7 +166,10 @@ func readKVStore(t *table, f *field) (opts store.KVOptions, ok bool) {
 		case store.KVJetStream:
 			if opts.Bucket = t.text("bucket"); opts.Bucket != "" && (checkToken(opts.Bucket) != nil || strings.Contains(opts.Bucket, ".")) {
 				t.wrong("bucket", opts.Bucket, "want a name of letters, digits, - and _ only")
+			} else if opts.Bucket == "" && (checkToken(f.key) != nil || strings.Contains(f.key, ".")) {
+				t.refuse(t.line, t.name, "", "want bucket, a name of letters, digits, - and _ only: the store's cannot be one")
 			}
+			opts.Replicas = t.count("replicas", 0, 1, 5)
 		}
 		if items := t.take("items"); items != nil && items.value.kind == unstable.Array {
 			opts.Items = readKVItems(t, t.in("items"), items)
@@ -182,7 +185,7 @@ func readKVStore(t *table, f *field) (opts store.KVOptions, ok bool) {
 		} else if !t.said("backend") && !t.said("items") {
 			t.refuse(t.line, t.name, "", "want a list of items, or file and format = \"json\"")
 		}
-		t.done("file", "format", "path", "bucket")
+		t.done("file", "format", "path", "bucket", "replicas")
 	default:
 		t.refuse(f.line, name, f.value.text, "want a list of items, like [{key = \"a\", data = \"1\"}], or {file = \"…\", format = \"json\"}")
 	}

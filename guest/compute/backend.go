@@ -236,6 +236,11 @@ func requestRegisterBackend(c *call) status {
 		}
 		o.Address = net.JoinHostPort(strings.Trim(target, "[]"), port)
 	}
+	return c.addBackend(o)
+}
+
+// addBackend opens a backend that the guest described.
+func (c *call) addBackend(o guest.BackendOptions) status {
 	switch {
 	case c.service.Backends == nil:
 		return statusUnsupported
@@ -250,7 +255,7 @@ func requestRegisterBackend(c *call) status {
 	if c.dynamic == nil {
 		c.dynamic = make(map[string]guest.Backend)
 	}
-	c.dynamic[name] = b
+	c.dynamic[o.Name] = b
 	return statusOK
 }
 

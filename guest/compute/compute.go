@@ -130,6 +130,7 @@ var implemented = map[string]map[string]hostcall{
 	"fastly_kv_store":         kvStoreCalls,
 	"fastly_object_store":     objectStoreCalls,
 	"fastly_purge":            purgeCalls,
+	"fastly_shielding":        shieldingCalls,
 	"fastly_secret_store":     secretStoreCalls,
 	"fastly_async_io":         asyncCalls,
 	"fastly_backend":          backendCalls,

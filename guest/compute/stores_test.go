@@ -651,12 +651,12 @@ func gated(t *testing.T) (*store.Stores, *gate) {
 	t.Helper()
 	g := &gate{Shelf: store.NewMemory(0), open: make(chan struct{})}
 	stores, err := store.Open(store.Options{KV: map[string]store.KVOptions{"s": {Backend: store.KVJetStream, Bucket: "b"}}}, store.OpenOptions{
-		JetStream: func(bucket string) (store.Shelf, error) {
+		Shelves: &store.Shelves{JetStream: func(bucket string, _ int) (store.Shelf, bool, error) {
 			if bucket != "b" {
 				t.Errorf("got bucket %q", bucket)
 			}
-			return g, nil
-		},
+			return g, true, nil
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)

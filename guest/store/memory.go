@@ -110,29 +110,40 @@ func (m *memory) Delete(_ context.Context, key string) (bool, error) {
 func (m *memory) Keys(_ context.Context, prefix, after string, limit int) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var first smallest
+	first := FirstKeys{Prefix: prefix, After: after, Limit: limit}
 	for key, e := range m.entries {
-		if key > after && strings.HasPrefix(key, prefix) && !expired(e.expires) {
-			first.add(key, limit)
+		if !expired(e.expires) {
+			first.Add(key)
 		}
 	}
-	return first.sorted(limit), nil
+	return first.Sorted(), nil
 }
 
 func (m *memory) Close() error { return nil }
 
-// smallest are the first of many keys. It is cut whenever it has grown to twice
-// what is wanted, so that neither memory nor time is that of all keys sorted.
-type smallest []string
+// FirstKeys are the first of many keys, in the order of their bytes. They are cut
+// whenever they have grown to twice what is wanted, so that neither memory nor time
+// is that of all keys sorted.
+type FirstKeys struct {
+	Prefix, After string
+	Limit         int
 
-func (s *smallest) add(key string, limit int) {
-	*s = append(*s, key)
-	if len(*s) >= 2*limit+64 {
-		*s = s.sorted(limit)
+	keys []string
+}
+
+// Add adds a key, if it may be one of them.
+func (f *FirstKeys) Add(key string) {
+	if key <= f.After || !strings.HasPrefix(key, f.Prefix) {
+		return
+	}
+	if f.keys = append(f.keys, key); len(f.keys) >= 2*f.Limit+64 {
+		f.Sorted()
 	}
 }
 
-func (s smallest) sorted(limit int) []string {
-	slices.Sort(s)
-	return s[:min(limit, len(s))]
+// Sorted returns them.
+func (f *FirstKeys) Sorted() []string {
+	slices.Sort(f.keys)
+	f.keys = f.keys[:min(f.Limit, len(f.keys))]
+	return f.keys
 }

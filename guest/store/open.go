@@ -11,9 +11,9 @@ import (
 
 // OpenOptions are what stores need besides what the configuration says.
 type OpenOptions struct {
-	// JetStream opens the bucket of a KV store. Nil: there is no JetStream, and
-	// stores that want it are refused.
-	JetStream func(bucket string) (Shelf, error)
+	// Shelves opens what KV stores are kept in. Nil opens files alone, for these
+	// stores alone.
+	Shelves *Shelves
 
 	// Log takes what nobody waits for. Nil discards.
 	Log *slog.Logger
@@ -45,6 +45,9 @@ const openWait = 30 * time.Second
 func Open(opts Options, with OpenOptions) (*Stores, error) {
 	if with.Log == nil {
 		with.Log = slog.New(slog.DiscardHandler)
+	}
+	if with.Shelves == nil {
+		with.Shelves = &Shelves{}
 	}
 	s := &Stores{
 		Configs: make(map[string]*Config), KV: make(map[string]*KV), Secrets: opts.Secrets, ACLs: make(map[string]*ACL),
@@ -91,35 +94,16 @@ func Open(opts Options, with OpenOptions) (*Stores, error) {
 }
 
 func openKV(name string, opts KVOptions, with OpenOptions) (*KV, error) {
-	var kv *KV
-	seed := true
-	switch opts.Backend {
-	case KVMemory, "":
-		kv = NewKV(NewMemory(0))
-		kv.Local = true
-	case KVFile:
-		shelf, isNew, err := OpenFile(opts.File)
-		if err != nil {
-			return nil, err
-		}
-		kv, seed = NewKV(shelf), isNew
-	case KVJetStream:
-		if with.JetStream == nil {
-			return nil, errors.New("there is no JetStream here")
-		}
-		bucket := opts.Bucket
-		if bucket == "" {
-			bucket = name
-		}
-		shelf, err := with.JetStream(bucket)
-		if err != nil {
-			return nil, err
-		}
-		kv = NewKV(shelf)
-	default:
-		return nil, fmt.Errorf("there is no backend %q", opts.Backend)
+	if opts.Backend == KVJetStream && opts.Bucket == "" {
+		opts.Bucket = name
 	}
-	if !seed || len(opts.Items) == 0 {
+	shelf, isNew, err := with.Shelves.open(opts)
+	if err != nil {
+		return nil, err
+	}
+	kv := NewKV(shelf)
+	kv.Local = opts.Backend == KVMemory || opts.Backend == ""
+	if !isNew || len(opts.Items) == 0 {
 		return kv, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)

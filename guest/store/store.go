@@ -59,8 +59,10 @@ type KVOptions struct {
 	// File is the database of KVFile.
 	File string
 
-	// Bucket is the name of the bucket of KVJetStream.
-	Bucket string
+	// Bucket is the name of the bucket of KVJetStream; empty is the store's. Replicas
+	// is how many nodes have it, if it is new; 0 means one.
+	Bucket   string
+	Replicas int
 }
 
 // KVBackend is where a KV store is kept.

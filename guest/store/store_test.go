@@ -240,7 +240,7 @@ func TestKVFileOutlivesTheProcess(t *testing.T) {
 	}
 	wantValue(t, stores.KV["s"], "a", "seed", "")
 	if _, err := store.Open(opts, store.OpenOptions{}); err == nil || !strings.Contains(err.Error(), "another process has it open") {
-		t.Errorf("opened twice: got %v", err)
+		t.Errorf("opened by others: got %v", err)
 	}
 	if err := stores.KV["s"].Delete(t.Context(), "a"); err != nil {
 		t.Fatal(err)
@@ -260,6 +260,37 @@ func TestKVFileOutlivesTheProcess(t *testing.T) {
 	write(t, path+"x", "no database")
 	if _, _, err := store.OpenFile(path + "x"); err == nil || !strings.Contains(err.Error(), path+"x") {
 		t.Errorf("got %v, want the file's name", err)
+	}
+}
+
+func TestAFileIsOpenOnceForAllItsStores(t *testing.T) {
+	opts := store.Options{KV: map[string]store.KVOptions{"s": {Backend: store.KVFile, File: filepath.Join(t.TempDir(), "kv.db"), Items: []store.KVItem{{Key: "a"}}}}}
+	shelves := &store.Shelves{}
+	var all []*store.Stores
+	for range 2 {
+		stores, err := store.Open(opts, store.OpenOptions{Shelves: shelves})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, stores)
+	}
+	insert(t, all[0].KV["s"], "k", store.KVInsert{Body: []byte("x")})
+	for range 2 {
+		if err := all[0].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	wantValue(t, all[1].KV["s"], "k", "x", "")
+	if err := all[1].Close(); err != nil {
+		t.Error(err)
+	}
+	again, err := store.Open(opts, store.OpenOptions{}) // nobody has it any more
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantValue(t, again.KV["s"], "k", "x", "")
+	if err := again.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -51,47 +51,48 @@ const markerTTL = time.Hour
 const openPause = 250 * time.Millisecond
 
 // Open returns a bucket, and makes it if it is new: with that many replicas, which
-// needs as many nodes. A bucket that is there is taken as it is. Until ctx ends it is
-// tried again, unless there is no JetStream.
-func (s *Buckets) Open(ctx context.Context, name string, replicas int) (*Bucket, error) {
+// needs as many nodes. A bucket that is there is taken as it is; isNew tells that this
+// call made it. Until ctx ends it is tried again, unless there is no JetStream.
+func (s *Buckets) Open(ctx context.Context, name string, replicas int) (bucket *Bucket, isNew bool, err error) {
 	for {
-		bucket, err := s.open(ctx, name, replicas)
+		bucket, isNew, err = s.open(ctx, name, replicas)
 		if err == nil {
-			return bucket, nil
+			return bucket, isNew, nil
 		}
 		if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			err = ErrNoJetStream
 		}
 		var refused *jetstream.APIError
 		if errors.As(err, &refused) && refused.Code != 503 || errors.Is(err, ErrNoJetStream) || errors.Is(err, jetstream.ErrInvalidBucketName) || s.conn.IsClosed() {
-			return nil, fmt.Errorf("bucket %q: %w", name, err)
+			return nil, false, fmt.Errorf("bucket %q: %w", name, err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("bucket %q: %w", name, err)
+			return nil, false, fmt.Errorf("bucket %q: %w", name, err)
 		case <-time.After(openPause):
 		}
 	}
 }
 
-func (s *Buckets) open(ctx context.Context, name string, replicas int) (*Bucket, error) {
+func (s *Buckets) open(ctx context.Context, name string, replicas int) (bucket *Bucket, isNew bool, err error) {
 	kv, err := s.stream.KeyValue(ctx, name)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		kv, err = s.stream.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: name, Description: "gripway", History: 1, Replicas: replicas, LimitMarkerTTL: markerTTL,
 		})
+		isNew = err == nil
 		if errors.Is(err, jetstream.ErrBucketExists) { // another node was faster
 			kv, err = s.stream.KeyValue(ctx, name)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	status, err := kv.Status(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &Bucket{buckets: s, kv: kv, name: name, ends: status.LimitMarkerTTL() > 0}, nil
+	return &Bucket{buckets: s, kv: kv, name: name, ends: status.LimitMarkerTTL() > 0}, isNew, nil
 }
 
 // Bucket is one bucket. Keys may be any bytes: in NATS they are base64, so that

@@ -30,7 +30,7 @@ func openBuckets(t *testing.T, o natsbus.Options) (*natsbus.Bus, *natsbus.Bucket
 
 func openBucket(t *testing.T, buckets *natsbus.Buckets) *natsbus.Bucket {
 	t.Helper()
-	bucket, err := buckets.Open(t.Context(), "test", 1)
+	bucket, _, err := buckets.Open(t.Context(), "test", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,10 @@ func TestBucketsOutliveTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 2 {
 		bus, buckets := openBuckets(t, natsbus.Options{Embedded: natsbus.Embedded{StoreDir: dir}})
-		b := openBucket(t, buckets)
+		b, isNew, err := buckets.Open(t.Context(), "test", 1)
+		if err != nil || isNew != (i == 0) {
+			t.Fatal(isNew, err)
+		}
 		data, _, _, err := b.Get(t.Context(), "k")
 		if err != nil || i == 1 && !bytes.Equal(data, []byte("kept")) {
 			t.Errorf("got %q, %v", data, err)
@@ -153,16 +156,16 @@ func TestBucketsOutliveTheProcess(t *testing.T) {
 
 func TestWithoutAStoreDirThereIsNoJetStream(t *testing.T) {
 	_, buckets := openBuckets(t, natsbus.Options{})
-	if _, err := buckets.Open(t.Context(), "test", 1); !errors.Is(err, natsbus.ErrNoJetStream) {
+	if _, _, err := buckets.Open(t.Context(), "test", 1); !errors.Is(err, natsbus.ErrNoJetStream) {
 		t.Errorf("got %v, want ErrNoJetStream", err)
 	}
 	_, buckets = openBuckets(t, natsbus.Options{Embedded: natsbus.Embedded{StoreDir: t.TempDir()}})
-	if _, err := buckets.Open(t.Context(), "not a name", 1); err == nil {
+	if _, _, err := buckets.Open(t.Context(), "not a name", 1); err == nil {
 		t.Error("got a bucket that has no name")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := buckets.Open(ctx, "test", 1); err == nil {
+	if _, _, err := buckets.Open(ctx, "test", 1); err == nil {
 		t.Error("got a bucket after the end")
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fastly/compute-sdk-go/cache/simple"
 	"github.com/fastly/compute-sdk-go/fsthttp"
+	"github.com/fastly/compute-sdk-go/purge"
 	"github.com/fastly/compute-sdk-go/rtlog"
 )
 
@@ -26,10 +28,10 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		fmt.Fprintf(w, "%s %s %s\n", r.Method, r.URL, r.Host)
 	case "echo":
 		io.Copy(w, r.Body)
-	case "fetch": // fetch/BACKEND/path
+	case "fetch", "cached": // fetch/BACKEND/path
 		backend, path, _ := strings.Cut(rest, "/")
 		r.URL.Path = "/" + path
-		r.CacheOptions.Pass = true
+		r.CacheOptions.Pass = deed == "fetch"
 		response, err := r.Send(ctx, backend)
 		if err != nil {
 			fsthttp.Error(w, err.Error(), 502)
@@ -39,6 +41,20 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		w.WriteHeader(response.StatusCode)
 		if _, err := io.Copy(w, response.Body); err != nil {
 			panic(err) // what is not whole must not look so
+		}
+	case "once": // once/KEY
+		kept, err := simple.GetOrSet([]byte(rest), func() (simple.CacheEntry, error) {
+			text := time.Now().Format(time.RFC3339Nano)
+			return simple.CacheEntry{Body: strings.NewReader(text), TTL: time.Hour}, nil
+		})
+		if err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+			return
+		}
+		io.Copy(w, kept)
+	case "purge": // purge/KEY
+		if err := purge.PurgeSurrogateKey(rest, purge.PurgeOptions{}); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
 		}
 	case "handoff": // handoff/BACKEND/path: the backend sees another path, and a header
 		backend, _, _ := strings.Cut(rest, "/")

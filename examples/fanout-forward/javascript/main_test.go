@@ -51,8 +51,8 @@ func open(t *testing.T) *readme.README {
 
 func TestWhatTheREADMESaysIsTrue(t *testing.T) {
 	r := open(t)
-	window := browser.Open(t)
 	r.Type("Start")
+	window := browser.Open(t) // now: its time is limited, and building may take longer
 	window.Visit("http://" + r.Addr(guestPort) + "/?name=ann")
 	window.Shows("welcome, ann")
 	window.Types("input", "Is there tea?\n")

@@ -537,12 +537,12 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 		fmt.Fprintln(os.Stderr, "gripway:", err)
 		return 1
 	}
-	program, wrong := c.Guest()
+	program := &c.Config.Guest[0]
 	module, manifest, problems := program.Read()
-	if problems = append(wrong, problems...); len(problems) > 0 {
+	if problems = append(c.Problems(), problems...); len(problems) > 0 {
 		return failed(problems)
 	}
-	settings := &config.Config{LogLevel: c.Level(), GuestCache: "user"}
+	settings := &c.Config
 	log := newLog(settings, os.Stderr)
 	for _, warning := range manifest.Warnings {
 		log.Warn(warning.Error())
@@ -562,7 +562,7 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 		return failed(err)
 	}
 	defer stores.Close()
-	options := loadOptions(&program, manifest, backends, stores, log, &c.GuestFlags)
+	options := loadOptions(program, manifest, backends, stores, log, &c.GuestFlags)
 	service := options.Service.(*compute.Service)
 	service.Args, service.Stdin = c.Args, os.Stdin
 	options.ABI = compute.Name // of a program that imports nothing of it, too

@@ -149,6 +149,7 @@ func (s *script) start(w *words, name string, options harness.GatewayOptions, ne
 	if g != nil {
 		s.add(name, g)
 		w.ts.Setenv(name, g.Addr)
+		w.ts.Setenv(name+"_port", g.Addr[strings.LastIndexByte(g.Addr, ':')+1:])
 		w.ts.Setenv(name+"_control", g.ControlAddr)
 	}
 	if neg {

@@ -70,6 +70,8 @@ type GuestCommand struct {
 
 // RunCommand runs a guest once.
 type RunCommand struct {
+	// Config is what the environment says: there are no flags for it.
+	Config     `kong:"-"`
 	GuestFlags `embed:""`
 	Module     string `arg:"" name:"module" help:"The guest: a module of WebAssembly. All that follows is what it is called with."`
 
@@ -179,6 +181,7 @@ func parseGuest(args, environ []string, output Output) (command Command, err err
 		return nil, &UsageError{err, "for help, type: gripway app.wasm --help"}
 	}
 	if strings.HasPrefix(ctx.Command(), "run") {
+		g.Run.fill(environ)
 		return &g.Run, nil
 	}
 	g.Serve.fill(said, environ)
@@ -286,16 +289,23 @@ func (f *GuestFlags) guest(module string) (Guest, Problems) {
 	return program, problems
 }
 
-// Guest is the guest to be run, and all that is wrong with it.
-func (r *RunCommand) Guest() (Guest, Problems) { return r.guest(r.Module) }
-
-// Level is what the log of a run has.
-func (f *GuestFlags) Level() string {
-	switch f.Verbose {
-	case 0:
-		return "error"
-	case 1:
-		return "info"
+// fill makes settings of the flags, and the guest to be run.
+func (r *RunCommand) fill(environ []string) {
+	c := &r.Config
+	c.command = "run"
+	program, problems := r.guest(r.Module)
+	level := "error"
+	switch {
+	case r.Verbose == 1:
+		level = "info"
+	case r.Verbose > 1:
+		level = "debug"
 	}
-	return "debug"
+	env, _, wrong := readEnviron(environ)
+	c.unread = append(wrong, problems...)
+	c.setAll(env, map[string]given{"log-level": {layer: layerDefault, values: []*value{{text: level}}}})
+	c.Guest = []Guest{program}
 }
+
+// Problems is all that is wrong with the settings of a run.
+func (r *RunCommand) Problems() Problems { return r.unread }

@@ -209,6 +209,7 @@ type sandbox struct {
 	current     *downstream
 	downstreams map[uint32]*downstream // by the handle of the request
 	promised    bool                   // a further one is waited for
+	trace       string                 // FASTLY_TRACE_ID: the id of the first, if it has no other
 
 	// What the guest has handles of.
 	requests  table[*request]
@@ -261,8 +262,11 @@ var environment = []struct{ name, value string }{
 	{"FASTLY_SERVICE_VERSION", "0"},
 }
 
-// sandboxCount names sandboxes in FASTLY_TRACE_ID.
-var sandboxCount atomic.Uint64
+// idCount names requests, and sandboxes after the first they get.
+var idCount atomic.Uint64
+
+// newID is a name that no other request of this process has.
+func newID() string { return fmt.Sprintf("%032x", idCount.Add(1)) }
 
 // Configure is guest.Instance.Configure.
 func (b *sandbox) Configure(system *guest.System) {
@@ -272,7 +276,8 @@ func (b *sandbox) Configure(system *guest.System) {
 	for _, e := range environment {
 		env[e.name] = e.value
 	}
-	env["FASTLY_TRACE_ID"] = fmt.Sprintf("%032x", sandboxCount.Add(1))
+	b.trace = newID()
+	env["FASTLY_TRACE_ID"] = b.trace
 	maps.Copy(env, b.service.Env)
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		system.Env = append(system.Env, name+"="+env[name])

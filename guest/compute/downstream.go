@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gripway/gripway/guest"
@@ -19,7 +18,7 @@ const firstDownstream = 0
 // one that it asked for afterwards.
 type downstream struct {
 	exchange *guest.Exchange
-	name     string // id, once asked for
+	id       string
 	request  uint32 // handles; that of the request stays its name when it is used up
 	body     uint32
 	print    *fingerprint
@@ -45,7 +44,14 @@ func (b *sandbox) arrived() *downstream {
 // arrive makes an exchange the one that the guest is to decide about.
 func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 	r := x.Request
-	d := &downstream{exchange: x, request: head, body: content}
+	d := &downstream{exchange: x, id: x.ID, request: head, body: content}
+	switch {
+	case d.id != "":
+	case b.current == nil:
+		d.id = b.trace
+	default:
+		d.id = newID()
+	}
 	b.current = d
 	if b.downstreams == nil {
 		b.downstreams = make(map[uint32]*downstream, 1)
@@ -58,16 +64,6 @@ func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 	b.items.set(content, bodyFrom(r.Body, length, func() http.Header { return r.Trailer }))
 }
 
-// id names the request.
-func (d *downstream) id() string {
-	if d.name == "" {
-		if d.name = d.exchange.ID; d.name == "" {
-			d.name = fmt.Sprintf("%032x", requestCount.Add(1))
-		}
-	}
-	return d.name
-}
-
 // original is a field of the request as it came.
 func (d *downstream) original(name string) (string, bool) {
 	values := d.exchange.Request.Header[name]
@@ -76,9 +72,6 @@ func (d *downstream) original(name string) (string, bool) {
 	}
 	return values[0], true
 }
-
-// requestCount names requests that have no name.
-var requestCount atomic.Uint64
 
 func versionOf(major, minor int) uint32 {
 	switch {

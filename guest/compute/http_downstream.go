@@ -114,7 +114,7 @@ func downstreamServerIP(c *call, d *downstream, i int) status {
 	return c.putKnown(i, d.exchange.Client.Local)
 }
 
-func downstreamRequestID(c *call, d *downstream, i int) status { return c.fillText(i, d.id()) }
+func downstreamRequestID(c *call, d *downstream, i int) status { return c.fillText(i, d.id) }
 
 func downstreamDDoS(c *call, _ *downstream, i int) status { return c.put32(i, 0) }
 

@@ -70,7 +70,7 @@ func (b *sandbox) logLine(endpoint string, message []byte) {
 	message = bytes.TrimRight(message, "\r\n")
 	attributes := []any{"guest", b.Program.Name(), "endpoint", endpoint}
 	if b.current != nil {
-		attributes = append(attributes, "request", b.current.id())
+		attributes = append(attributes, "request", b.current.id)
 	}
 	if len(message) > logLineMax {
 		attributes = append(attributes, "bytes", len(message))

@@ -167,13 +167,17 @@ func TestAGuestOfFastlysSDK(t *testing.T) {
 // most of its time.
 func servesMany(t *testing.T, runtime *guest.Runtime) {
 	program := sdkGuest(t, runtime, &Service{Env: map[string]string{"MANY": "1"}})
-	reused := false
-	for range 20 {
-		_, content, err := get(t.Context(), program, clientRequest("GET", "http://example.com/served", ""))
-		if err != nil || content < "1" || content > "3" {
-			t.Fatalf("got %q, %v, want a number up to 3", content, err)
+	for range 50 {
+		_, content, err := get(t.Context(), program, clientRequest("GET", "http://example.com/ids", ""))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if reused = reused || content > "1"; reused {
+		var served int
+		var named bool // the request as the instance: only the first
+		if _, err := fmt.Sscan(content, &served, &named); err != nil || served > 3 || named != (served == 1) {
+			t.Fatalf("got %q, %v, want a number up to 3, and true for 1", content, err)
+		}
+		if served > 1 {
 			return
 		}
 		time.Sleep(20 * time.Millisecond) // until it asks for one more; more than one try in any case

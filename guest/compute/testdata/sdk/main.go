@@ -40,6 +40,12 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		}
 	case "/served":
 		fmt.Fprint(w, served)
+	case "/ids":
+		meta, err := r.FastlyMeta()
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprint(w, served, meta.RequestID == os.Getenv("FASTLY_TRACE_ID"))
 	case "/forward":
 		out := r.CloneWithBody(r.Body)
 		out.Header.Set("X-Edge", "1")

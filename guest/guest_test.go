@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // tiny is an ABI of a few functions:
 //
-//	next() -> i32     the next request; 0 if there is none
+//	next() -> i32     the next request: its length, at least 1; 0 if there is none
 //	further(ms) -> i32  the same, waiting so long
 //	answer(status)    answers the request
 //	sleep(ms)         waits
@@ -60,7 +60,7 @@ func (t *tiny) Define(ctx context.Context, r wazero.Runtime) error {
 	next := func(i *tinyInstance, x *guest.Exchange, stack []uint64) {
 		i.current, stack[0] = x, 0
 		if x != nil {
-			stack[0] = 1
+			stack[0] = uint64(uint32(max(x.Request.ContentLength, 1)))
 		}
 	}
 	add("next", nil, one, func(i *tinyInstance, _ api.Module, stack []uint64) {
@@ -89,6 +89,7 @@ func (t *tiny) Define(ctx context.Context, r wazero.Runtime) error {
 		}
 	})
 	add("note", one, nil, func(i *tinyInstance, _ api.Module, stack []uint64) { t.note(uint32(stack[0])) })
+	add("nothing", nil, nil, func(*tinyInstance, api.Module, []uint64) {})
 	add("break", nil, nil, func(*tinyInstance, api.Module, []uint64) { panic("a host function's own fault") })
 	_, err := b.Instantiate(ctx)
 	return err

@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -41,13 +40,16 @@ func (s *Sandbox) unknown(n uint32) {
 	panic(&Fault{Kind: FaultImport, Text: text})
 }
 
-// A guest that computes for long shares processors with others of its kind, all but
-// one of them: whatever comes in meanwhile finds one free. Turns are short enough
-// that even on one processor others get theirs.
+// A guest that computes for long has to leave room for others. It shares all
+// processors but one with others of its kind, in turns: Go's scheduler does not look
+// at the network while there is something to run, and with all processors busy it was
+// seen to leave a client alone for a second. It naps besides, for the same reason, where
+// there is one processor.
 const (
-	crunchAfter = 20 * time.Millisecond // of computing without a wait
+	crunchAfter = 5 * time.Millisecond // of computing without a wait
 	crunchTurn  = 10 * time.Millisecond
-	yieldEvery  = time.Millisecond
+	napEvery    = 2 * time.Millisecond
+	nap         = 10 * time.Microsecond
 )
 
 // crunchers are the turns of guests that compute for long.
@@ -72,19 +74,22 @@ func (s *Sandbox) check() {
 	if max := s.Program.opts.Limits.CPU; cpu-s.base > max {
 		panic(&Fault{Kind: FaultCPU, Text: fmt.Sprintf("it ran for more than %v", max)})
 	}
-	if now.Sub(s.yielded) < yieldEvery {
-		return
-	}
 	c := &s.Program.runtime.crunch
 	switch {
-	case !s.crunching && now.Sub(s.resumed) > crunchAfter:
+	case !s.crunching:
+		if now.Sub(s.resumed) < crunchAfter {
+			return
+		}
 		s.Wait(func() { s.takeTurn(c) })
-	case s.crunching && c.waiting.Load() > 0 && now.Sub(s.turn) > crunchTurn:
+	case now.Sub(s.napped) < napEvery:
+		return
+	case c.waiting.Load() > 0 && now.Sub(s.turn) > crunchTurn:
 		s.Wait(func() { s.takeTurn(c) })
 	default:
-		runtime.Gosched()
+		time.Sleep(nap)
+		s.resumed = s.resumed.Add(time.Since(now))
 	}
-	s.yielded = time.Now()
+	s.napped = time.Now()
 }
 
 // takeTurn waits for a turn. Wait has given back the one there was.

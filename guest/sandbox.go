@@ -36,9 +36,9 @@ type Sandbox struct {
 	resumed   time.Time     // when it last had nothing to wait for any more
 	waits     int           // nested ones
 	base      time.Duration // what it had run when its request came
-	yielded   time.Time
-	turn      time.Time // when its turn began
-	crunching bool      // it has a turn
+	napped    time.Time     // when it last let others run
+	turn      time.Time     // when its turn began
+	crunching bool          // it has a turn
 
 	fresh atomic.Bool // a request has come, and base is not that yet
 

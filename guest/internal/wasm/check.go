@@ -31,7 +31,7 @@ const (
 	weightTable    = 128     // instructions on a whole table, which is small
 	weightMax      = 1 << 20 // what three bytes of LEB128 hold, less one
 	leafMax        = 48      // instructions of a function that need not pay
-	copyBytesShift = 7       // a unit copies 128 bytes
+	copyBytesShift = 4       // a unit copies 16 bytes
 	copyChunk      = 4 << 20 // bytes copied in one go
 )
 
@@ -257,7 +257,7 @@ func (c *Code) errorf(in *Instruction, format string, args ...any) error {
 // copyCode is memory.copy that pays and can be interrupted; with fill, memory.fill.
 // Parameters are destination 0, source or value 1, length 2.
 //
-//	budget -= length >> 7
+//	budget -= length >> 4
 //	if budget < 0 { budget = check() }
 //	if length <= chunk || it does not fit { the instruction; return }
 //	loop { check; one chunk }, from the end if that is where it must begin

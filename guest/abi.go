@@ -31,7 +31,9 @@ type Instance interface {
 	// where its output goes.
 	Configure(system *System)
 
-	// Run drives the guest until it ends. The first host function that needs the
+	// Run drives the guest until it ends. It is called once for an instance, of which
+	// there may be several sandboxes one after another if guests are started from
+	// snapshots. The first host function that needs the
 	// exchange calls Sandbox.Next, which waits for one. The module is of this sandbox
 	// until Run returns, and of another afterwards: nothing may touch its memory then.
 	Run(ctx context.Context, module api.Module) error
@@ -40,6 +42,10 @@ type Instance interface {
 	// sent and nobody waits for is cancelled, bodies it did not finish are broken off.
 	Close()
 }
+
+// Finisher is an Instance that may have something left to do when its guest has
+// ended, before it is closed. Waiting for it is the guest's.
+type Finisher interface{ Finish() }
 
 // Parker is an ABI whose guests can be started from a snapshot.
 type Parker interface {

@@ -134,7 +134,7 @@ func (l *pool) assign(x *Exchange) error {
 func (l *pool) give(s *Sandbox, x *Exchange) {
 	s.exchanges = append(s.exchanges, x)
 	x.sandbox = s
-	s.state = stateRunning
+	s.state, s.given = stateRunning, x
 	s.inbox <- x
 }
 
@@ -267,6 +267,7 @@ func (l *pool) ask(s *Sandbox) (*Exchange, place) {
 		}
 		select {
 		case x := <-s.inbox:
+			s.given = nil
 			l.refill()
 			return x, placeNone
 		default:
@@ -275,7 +276,7 @@ func (l *pool) ask(s *Sandbox) (*Exchange, place) {
 		l.parked = append(l.parked, s)
 		return nil, placeParked
 	}
-	if l.closed || s.asked > 1+furtherMax || len(l.waiting) >= waitingMax {
+	if l.closed || s.state == stateEnded || s.asked > 1+furtherMax || len(l.waiting) >= waitingMax {
 		return nil, placeNone
 	}
 	s.state = stateWaiting
@@ -283,7 +284,7 @@ func (l *pool) ask(s *Sandbox) (*Exchange, place) {
 	return nil, placeWaiting
 }
 
-// receive waits for the exchange that a sandbox has asked for.
+// receive waits for the exchange that a sandbox has asked for. Nil: it gets none.
 func (l *pool) receive(s *Sandbox, ctx context.Context) *Exchange {
 	var x *Exchange
 	select {
@@ -291,31 +292,30 @@ func (l *pool) receive(s *Sandbox, ctx context.Context) *Exchange {
 	case <-ctx.Done():
 	case <-s.ctx.Done():
 	}
-	if x == nil && !l.forget(s) {
-		select {
-		case x = <-s.inbox: // it was given one just before
-		default: // it is to end
-		}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.state == stateEnded {
+		return nil // and another sandbox has got what this one was given
+	}
+	l.forget(s)
+	if x == nil && s.given != nil {
+		x = <-s.inbox // it was given one just before
 	}
 	if x != nil && s.ctx.Err() != nil { // which shall not be the request's fault
 		s.inbox <- x
 		return nil
 	}
+	s.given, s.state = nil, stateRunning
 	return x
 }
 
-// forget takes a sandbox from the lists. False: it is on none any more.
-func (l *pool) forget(s *Sandbox) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.state = stateRunning
+// forget takes a sandbox from the lists. The pool is locked.
+func (l *pool) forget(s *Sandbox) {
 	for _, list := range []*[]*Sandbox{&l.parked, &l.waiting} {
 		if i := slices.Index(*list, s); i >= 0 {
 			*list = slices.Delete(*list, i, i+1)
-			return true
 		}
 	}
-	return false
 }
 
 func (l *pool) stateOf(s *Sandbox) sandboxState {
@@ -390,13 +390,9 @@ func (s *Sandbox) end(err error) *Fault {
 			l.resting = time.Now().Add(restFor)
 		}
 	}
-	exchanges := s.exchanges
-	s.exchanges = nil
-	var unseen *Exchange
-	select {
-	case unseen = <-s.inbox:
-	default:
-	}
+	exchanges, unseen := s.exchanges, s.given
+	s.exchanges, s.given, s.state = nil, nil, stateEnded
+	l.forget(s)
 	closed := l.closed
 	l.mu.Unlock()
 

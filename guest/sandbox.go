@@ -44,7 +44,8 @@ type Sandbox struct {
 
 	// Guarded by the pool's mu.
 	exchanges []*Exchange    // given to it and not given back
-	inbox     chan *Exchange // of capacity 1: one given to it and not received; never closed
+	given     *Exchange      // one that it has not received yet
+	inbox     chan *Exchange // of capacity 1: the same; never closed
 	state     sandboxState
 	asked     int  // how often it has asked for one
 	way       Way  // how it came to its request
@@ -58,6 +59,7 @@ const (
 	stateRunning sandboxState = iota
 	stateParked               // for its first request
 	stateWaiting              // for a further one
+	stateEnded
 )
 
 // seatKey finds the seat in the context of a host function.

@@ -59,6 +59,14 @@ func (t *seat) run(ctx context.Context) {
 	}
 	err = &Fault{Kind: FaultHost, Text: "the sandbox was given up"}
 	err = t.sandbox.instance.Run(ctx, t.instance.module)
+	t.sandbox.finish()
+}
+
+// finish has the ABI's side finish what the guest has left.
+func (s *Sandbox) finish() {
+	if f, ok := s.instance.(Finisher); ok {
+		f.Finish()
+	}
 }
 
 // park is called by prepared code before each function that may be the first to want
@@ -105,6 +113,7 @@ func (s *Sandbox) exit(code uint32) {
 	if code != 0 {
 		err = sys.NewExitError(code)
 	}
+	s.finish()
 	s.end(err)
 	restored := t.instance.restore()
 

@@ -289,9 +289,11 @@ func (b *sandbox) Configure(system *guest.System) {
 // Run is guest.Instance.Run.
 func (b *sandbox) Run(ctx context.Context, module api.Module) error {
 	_, err := module.ExportedFunction("_start").Call(ctx)
-	b.awaitForwarded()
 	return err
 }
+
+// Finish is guest.Finisher.
+func (b *sandbox) Finish() { b.awaitForwarded() }
 
 // Close is guest.Instance.Close.
 func (b *sandbox) Close() {

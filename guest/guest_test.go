@@ -227,7 +227,6 @@ func TestEveryRequestHasAMemoryOfItsOwn(t *testing.T) {
 				if got[guest.WayParked] < 20 {
 					t.Errorf("got %v, want most to have been parked", got)
 				}
-				fallthrough
 			case "fresh":
 				until(t, "a spare instance", func() bool { return p.Stats().Spare > 0 }) // so they are used again
 			case "snapshot":

@@ -28,6 +28,7 @@ type pool struct {
 	waiting   []*Sandbox
 	spare     []*instance // as new
 	starting  int         // sandboxes on their way to being parked
+	coming    int         // seats between two sandboxes
 
 	// How many to keep parked.
 	target  int       // now
@@ -37,6 +38,7 @@ type pool struct {
 	failed  int       // starts in a row that ended before they were parked
 	resting time.Time // until then none is started, because of that
 	keeping bool      // keep runs
+	soon    bool      // refillSoon is under way
 	never   bool      // none is parked
 }
 
@@ -112,7 +114,7 @@ func (l *pool) assign(x *Exchange) error {
 			s.way = WaySnapshot
 		}
 		l.give(s, x)
-		l.refill()
+		l.refillSoon()
 		return nil
 	}
 	l.missed++
@@ -191,7 +193,7 @@ func (l *pool) refill() {
 	for l.sandboxes < l.program.opts.Limits.Sandboxes {
 		have := len(l.parked) + l.starting
 		if l.program.prepared.Parks {
-			have = l.sandboxes // those that run are parked again afterwards
+			have = l.sandboxes + l.coming // those that run are parked again afterwards
 		}
 		if have >= l.target {
 			break
@@ -204,6 +206,24 @@ func (l *pool) refill() {
 		go l.keep()
 	}
 }
+
+// refillSoon starts what is missing a little later, when the request that it is
+// missing for has had its processor. The pool is locked.
+func (l *pool) refillSoon() {
+	if l.soon {
+		return
+	}
+	l.soon = true
+	time.AfterFunc(refillAfter, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.soon = false
+		l.refill()
+	})
+}
+
+// refillAfter is about what a guest takes for a short answer.
+const refillAfter = 2 * time.Millisecond
 
 // keep looks from time to time whether there are more parked than are needed. It ends
 // when none is wanted.

@@ -102,11 +102,11 @@ func (s *Sandbox) exit(code uint32) {
 		return
 	}
 	l.mu.Lock()
-	if l.closed || len(l.parked)+l.starting >= max(s.Program.opts.Parked, 1) {
+	if l.closed || len(l.parked)+l.starting+l.coming >= max(s.Program.opts.Parked, 1) {
 		l.mu.Unlock()
 		return
 	}
-	l.starting++ // it is taken
+	l.coming++
 	l.mu.Unlock()
 
 	var err error
@@ -118,7 +118,7 @@ func (s *Sandbox) exit(code uint32) {
 	restored := t.instance.restore()
 
 	l.mu.Lock()
-	l.starting--
+	l.coming--
 	next := l.sandbox(t, true)
 	t.sandbox, t.restored = next, true
 	l.mu.Unlock()

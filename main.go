@@ -433,7 +433,7 @@ func newLog(c *config.Config, out io.Writer) *slog.Logger {
 }
 
 func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
-	options := natsbus.Options{URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, Log: log}
+	options := natsbus.Options{URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, LaneBytes: c.ItemQueueBytes, Log: log}
 	if options.URL == "" {
 		options.Embedded = natsbus.Embedded{
 			Listen: c.NATSListen, ClusterListen: c.NATSClusterListen, ClusterName: c.NATSClusterName, StoreDir: c.NATSStoreDir,
@@ -481,6 +481,7 @@ func gatewayOptions(c *config.Config, bus pubsub.Bus, registry *metrics.Registry
 		SockJSURL:             c.SockJSURL,
 		HoldsMax:              c.HoldsMax,
 		QueueBytes:            c.ClientQueueBytes,
+		ItemQueueBytes:        c.ItemQueueBytes,
 		WebSocketBytes:        c.WebSocketMessageBytes,
 		WebSocketCompression:  c.WebSocketCompression,
 		WebSocketDrop:         c.WebSocketDrop,

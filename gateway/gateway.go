@@ -88,6 +88,7 @@ type Options struct {
 	SockJSURL string
 
 	QueueBytes           int           // see wire.GroupOptions
+	ItemQueueBytes       int           // see hub.Options.QueueBytes
 	StallMax             time.Duration // see wire.GroupOptions
 	WebSocketBytes       int           // see socket.Options.MessageBytes
 	WebSocketCompression bool          // see socket.Options.Compression
@@ -168,7 +169,7 @@ func New(opts Options) (*Gateway, error) {
 	g.guests = g.newGuestStats()
 	g.tunnels = newTunnels(m.Gauge("tunnels", "WebSockets that guests handed off to backends that speak it: bytes are passed through."))
 	g.hub = hub.New(hub.Options{
-		Bus: opts.Bus, Shards: group.Loops(), Frame: socket.Frame,
+		Bus: opts.Bus, Shards: group.Loops(), QueueBytes: opts.ItemQueueBytes, Frame: socket.Frame,
 		FirstUpdate: opts.FirstUpdate, Linger: opts.Linger, MessageWait: opts.MessageWait, IDTTL: opts.IDTTL, History: opts.History, Watch: watcher(opts.Watch), Metrics: m, Log: opts.Log,
 	})
 	g.holds = hold.NewKeeper(hold.Options{

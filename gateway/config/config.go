@@ -53,6 +53,7 @@ type Config struct {
 
 	HeaderBytes                int `name:"header-bytes" kind:"bytes" def:"16KiB" min:"1KiB" max:"1MiB" placeholder:"SIZE" group:"limit" help:"Longest request header of a client, request line included; longer is answered with 431. Twice what Pushpin takes: cookies have grown."`
 	ClientQueueBytes           int `name:"client-queue-bytes" kind:"bytes" def:"1MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Bytes that may wait for one client before it is closed as slow."`
+	ItemQueueBytes             int `name:"item-queue-bytes" kind:"bytes" def:"32MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Bytes of items that may wait at each of a few places on a node, on their way to its clients, before publishers are answered 503."`
 	WebSocketMessageBytes      int `name:"websocket-message-bytes" kind:"bytes" def:"1MiB" min:"125" placeholder:"SIZE" group:"limit" help:"Longest WebSocket message of a client; a longer one closes it with 1009."`
 	SubscriptionsPerConnection int `name:"subscriptions-per-connection" kind:"count" def:"20" min:"1" placeholder:"COUNT" group:"limit" help:"Channels one connection may follow; further ones are ignored, as Pushpin does."`
 	CacheBytes                 int `name:"cache-bytes" kind:"bytes" def:"256MiB" min:"1KiB" placeholder:"SIZE" group:"limit" help:"Memory for what guests cache, all of them together; when it is full, what is asked for least gives way."`

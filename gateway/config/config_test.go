@@ -68,6 +68,7 @@ func TestDefaultsAreValid(t *testing.T) {
 		{"control-listen", got.ControlListen, "127.0.0.1:5561"},
 		{"sig-iss", got.SigIss, "gripway"},
 		{"client-queue-bytes", got.ClientQueueBytes, 1 << 20},
+		{"item-queue-bytes", got.ItemQueueBytes, 32 << 20},
 		{"websocket-message-bytes", got.WebSocketMessageBytes, 1 << 20},
 		{"subscriptions-per-connection", got.SubscriptionsPerConnection, 20},
 		{"publish-body-bytes", got.PublishBodyBytes, 1000000},

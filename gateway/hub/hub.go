@@ -44,6 +44,10 @@ const (
 	// do, the bus is not read, and says so to its publishers or counts what is lost.
 	queueLenDefault = 1 << 14
 
+	// queueBytesDefault is the same in bytes: as much again as may wait in a lane of
+	// the bus. What is being delivered does not count.
+	queueBytesDefault = 32 << 20
+
 	// stripeCount is how many locks share the table of channels.
 	stripeCount = 64
 )
@@ -82,8 +86,11 @@ type Options struct {
 	// gaps of clients: see Between. Nil, and nil of a channel, keeps none.
 	History func(channel string) *History
 
-	// QueueLen bounds the publications waiting for one shard. Zero means 16384.
-	QueueLen int
+	// QueueLen and QueueBytes bound the publications waiting for one shard; while
+	// they do, the bus is not read. Zero means 16384, and 32 MiB (or one item, however
+	// long).
+	QueueLen   int
+	QueueBytes int
 
 	// Watch is told who follows what. Nil is nobody.
 	Watch Watcher
@@ -158,6 +165,9 @@ func New(opts Options) *Hub {
 	}
 	if opts.QueueLen == 0 {
 		opts.QueueLen = queueLenDefault
+	}
+	if opts.QueueBytes == 0 {
+		opts.QueueBytes = queueBytesDefault
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)

@@ -27,6 +27,7 @@ type shard struct {
 	some   sync.Cond // queue is not empty, or closed
 	room   sync.Cond // queue is not full, or closed
 	queue  []delivery
+	bytes  int  // of queue
 	expect bool // the bus has more for us
 	closed bool
 
@@ -72,14 +73,25 @@ func (s *shard) push(d delivery, more bool) {
 	if d.pub != nil {
 		d.pub.receipt.hold()
 	}
-	for len(s.queue) >= s.hub.opts.QueueLen && !s.closed {
+	size := 0
+	if d.pub != nil {
+		size = d.pub.size()
+	}
+	for s.fullLocked(size) && !s.closed {
 		s.room.Wait()
 	}
 	s.queue = append(s.queue, d)
+	s.bytes += size
 	if len(s.queue) == 1 {
 		s.some.Signal()
 	}
 	s.mu.Unlock()
+}
+
+// fullLocked says whether so many bytes more have to wait until the queue is taken.
+func (s *shard) fullLocked(size int) bool {
+	n := len(s.queue)
+	return n >= s.hub.opts.QueueLen || n > 0 && s.bytes+size > s.hub.opts.QueueBytes
 }
 
 // run delivers until the shard is closed.
@@ -122,6 +134,7 @@ func (s *shard) take() []delivery {
 	batch := s.queue
 	clear(s.spare)
 	s.queue, s.spare = s.spare[:0], batch
+	s.bytes = 0
 	s.room.Broadcast()
 	return batch
 }

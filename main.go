@@ -861,17 +861,19 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, registry 
 			ConnContext: s.clients.Context,
 			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
 		}
+		inner := net.Listener(client)
+		if len(c.Guest) > 0 {
+			// Guests may ask what their client really said.
+			if client.tls {
+				inner = wire.SeenListener{Listener: client}
+			}
+			server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+				return wire.ContextSeen(s.clients.Context(ctx, nc), nc)
+			}
+		}
 		if client.tls {
 			certificates, _ := c.Certificates() // Validate has read them
 			server.TLSConfig = &tls.Config{Certificates: certificates}
-			inner := net.Listener(client)
-			if len(c.Guest) > 0 {
-				// Guests may ask what the client's first words were.
-				inner = wire.SeenListener{Listener: client}
-				server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
-					return wire.ContextSeen(s.clients.Context(ctx, nc), nc)
-				}
-			}
 			start(server, func() error { return server.ServeTLS(inner, "", "") })
 			continue
 		}

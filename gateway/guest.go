@@ -253,6 +253,9 @@ func clientOf(r *http.Request) guest.Client {
 	if seen := wire.SeenFrom(r.Context()); seen != nil {
 		c.Hello = seen.Hello()
 	}
+	for _, line := range wire.HeadFrom(r) {
+		c.Header = append(c.Header, guest.Field{Name: line.Name, Value: line.Value})
+	}
 	return c
 }
 

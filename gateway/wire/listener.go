@@ -252,6 +252,7 @@ type clientConn struct {
 	buffered []byte
 
 	at     *request // set before the first read
+	head   *head    // the same; nil if nobody wants to know
 	sent   []byte
 	answer []byte
 }
@@ -262,6 +263,9 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 		c.buffered = c.buffered[n:]
 	} else {
 		n, err = c.TCPConn.Read(p)
+	}
+	if c.head != nil && n > 0 {
+		c.head.take(p[:n])
 	}
 	if c.at != nil && len(c.sent) < sentMax && !c.at.served.Load() {
 		c.sent = append(c.sent, p[:min(n, sentMax-len(c.sent))]...)
@@ -295,7 +299,12 @@ func (c *clientConn) refusal() Refusal {
 func short(b []byte) string { return string(b[:min(len(b), lineMax)]) }
 
 // forget begins anew with the next request.
-func (c *clientConn) forget() { c.sent, c.answer = c.sent[:0], c.answer[:0] }
+func (c *clientConn) forget() {
+	c.sent, c.answer = c.sent[:0], c.answer[:0]
+	if c.head != nil {
+		c.head.next()
+	}
+}
 
 // unwrap returns the TCP connection below nc, if it is a plain one, and what was
 // read from it before.

@@ -106,14 +106,19 @@ func clientHello(b []byte) (hello []byte, complete bool) {
 
 type seenKey struct{}
 
-// ContextSeen marks ctx with what was seen of a server's connection, for
-// http.Server.ConnContext.
+// ContextSeen marks ctx with what is seen of a server's connection, for
+// http.Server.ConnContext: of a TLS client its first words, of another the heads of
+// its requests.
 func ContextSeen(ctx context.Context, nc net.Conn) context.Context {
 	if secure, ok := nc.(*tls.Conn); ok {
 		nc = secure.NetConn()
 	}
 	if c, ok := nc.(*seenConn); ok {
 		return context.WithValue(ctx, seenKey{}, c.seen)
+	}
+	if c, ok := nc.(*clientConn); ok {
+		c.head = new(head)
+		return context.WithValue(ctx, headKey{}, c.head)
 	}
 	return ctx
 }

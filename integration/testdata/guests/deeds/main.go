@@ -101,6 +101,9 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		}
 	case "sleep":
 		time.Sleep(time.Hour)
+	case "client":
+		t := r.TLSInfo
+		fmt.Fprintf(w, "%s %s hello=%d ja3=%x ja4=%s\n", t.Protocol, t.CipherOpenSSLName, len(t.ClientHello), t.JA3MD5, t.JA4)
 	case "version":
 		fmt.Fprintln(w, "one")
 	default:

@@ -140,6 +140,11 @@ func (l *liveGuest) load(ctx context.Context) error {
 		return problems
 	}
 	all := l.of
+	if all.developer == nil { // who was told at the start
+		for _, warning := range manifest.Warnings {
+			all.log.Warn(warning.Error(), "guest", l.config.Name)
+		}
+	}
 	made := &code{routes: make(map[string]*gateway.Route)}
 	var err error
 	made.backends, err = outbound.New(outbound.Options{

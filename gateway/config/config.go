@@ -67,7 +67,7 @@ type Config struct {
 	NATSClusterListen string `name:"nats-cluster-listen" kind:"address" placeholder:"ADDRESS" group:"nats" help:"Where the servers inside other nodes connect to this one."`
 	NATSPeer          []URL  `name:"nats-peer" kind:"peer" placeholder:"URL" group:"nats" help:"Another node's nats-cluster-listen, like nats-route://node-a:6222; one is enough to find the rest."`
 	NATSClusterName   string `name:"nats-cluster-name" kind:"token" def:"gripway" placeholder:"NAME" group:"nats" help:"Only nodes of one name form a cluster."`
-	NATSStoreDir      string `name:"nats-store-dir" kind:"file" placeholder:"DIR" group:"nats" help:"Where the server inside keeps buckets of JetStream, for KV stores of guests that all nodes share. Without: there are none."`
+	NATSStoreDir      string `name:"nats-store-dir" kind:"file" placeholder:"DIR" group:"nats" help:"Where the server inside keeps buckets of JetStream, for KV stores of guests that all nodes share. In a cluster, nats-peer then has to name all nodes. Without: there are none."`
 
 	ZMQPull       []string `name:"zmq-pull" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Take items in here with a PULL socket, like tcp://127.0.0.1:5560 or ipc:///run/pull. No ZeroMQ socket asks for a password."`
 	ZMQSub        []string `name:"zmq-sub" kind:"zmq" placeholder:"ENDPOINT" group:"zmq" help:"Let publishers connect to a SUB socket here; each channel is subscribed while this node has a client for it."`

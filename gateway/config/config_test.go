@@ -324,7 +324,7 @@ holds-max = 3
 	at := func(line int) string { return fmt.Sprintf("%s:%d", path, line) }
 	wantProblems(t, c.Validate(),
 		`GRIPWAY_LISTN: no setting is called so; did you mean GRIPWAY_LISTEN?`,
-		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]] and [[guest.backend]]; all other keys stand before them`,
+		at(17)+`: unknown table [limits]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]], [[guest.backend]] and those of a guest's stores, like [guest.kv_stores]; all other keys stand before them`,
 		at(4)+`: unknown key "lissten"; did you mean listen?`,
 		at(8)+`: sig-iss: want one value, not a list`,
 		at(15)+`: unknown key "max-things"`,

@@ -127,11 +127,16 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 		top      = &value{}
 		tables   = make(map[string]*value) // the lists of [[route]] and its like, once there is one
 		current  = top                     // the table that keys belong to
+		stored   bool                      // it is one of a guest's stores
 	)
 	p.Reset(data)
 	for p.NextExpression() {
 		e := p.Expression()
 		if e.Kind == unstable.KeyValue {
+			if keys, at := undotted(e.Key(), &lines); stored || program(tables) == current && storeTables[keys[0]] {
+				current.insert(keys, at, e.Value(), &lines)
+				continue
+			}
 			key, line := dotted(e.Key(), &lines)
 			current.fields = append(current.fields, field{key, line, readValue(e.Value(), line, &lines)})
 			continue
@@ -140,6 +145,11 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 			continue
 		}
 		key, line := dotted(e.Key(), &lines)
+		keys, at := undotted(e.Key(), &lines)
+		if stored = len(keys) > 1 && keys[0] == "guest" && storeTables[keys[1]] && program(tables) != nil; stored {
+			current = program(tables).begin(keys[1:], at[1:], e.Kind == unstable.ArrayTable)
+			continue
+		}
 		current = &value{kind: unstable.InlineTable, line: line}
 		switch {
 		case e.Kind == unstable.ArrayTable && (key == "route" || key == "publisher" || key == "history" || key == "events" || key == "guest"):
@@ -152,16 +162,24 @@ func parseTOML(path string, data []byte) ([]field, Problems) {
 			route := tables["route"].items[len(tables["route"].items)-1]
 			route.fields = append(route.fields, field{"target", line, current})
 		case e.Kind == unstable.ArrayTable && key == "guest.backend" && tables["guest"] != nil:
-			program := tables["guest"].items[len(tables["guest"].items)-1]
-			program.backend(line).items = append(program.backend(line).items, current)
+			list := program(tables).backend(line)
+			list.items = append(list.items, current)
 		case key == "route" || key == "route.target" || key == "publisher" || key == "history" || key == "events" || key == "guest" || key == "guest.backend":
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line), What: fmt.Sprintf("want [[%s]], in double brackets", key)})
 		default:
 			problems = append(problems, Problem{Where: fmt.Sprintf("%s:%d", path, line),
-				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]] and [[guest.backend]]; all other keys stand before them", key)})
+				What: fmt.Sprintf("unknown table [%s]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]], [[guest.backend]] and those of a guest's stores, like [guest.kv_stores]; all other keys stand before them", key)})
 		}
 	}
 	return top.fields, problems
+}
+
+// program is the last [[guest]], nil before the first.
+func program(tables map[string]*value) *value {
+	if tables["guest"] == nil {
+		return nil
+	}
+	return tables["guest"].items[len(tables["guest"].items)-1]
 }
 
 // backend is the list of a guest's tables [[guest.backend]].

@@ -14,6 +14,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/store"
 )
 
 // Guest is a program in WebAssembly that decides about the requests of routes. It
@@ -39,6 +40,9 @@ type Guest struct {
 	Self     []string // names of backends that are the service itself
 	Publish  []string // hosts of backends where publishing ends in this gateway
 
+	// Stores are those of gripway.toml, added to the manifest's.
+	Stores store.Options
+
 	// Private lets the guest describe backends at private addresses.
 	Private bool
 
@@ -53,6 +57,8 @@ type Guest struct {
 	// Cache has answers of backends cached, as Fastly does. It is on unless the guest
 	// says cache=false.
 	Cache bool
+
+	warned Problems // of its stores
 }
 
 // String is Line: a printed guest must not reveal what Line hides.
@@ -78,16 +84,21 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 	var s section
 	var wrong []error
 	var backends []*value
+	stores := &value{kind: unstable.InlineTable, line: v.line}
 	if v.kind == unstable.InlineTable {
 		for _, f := range v.fields {
 			_, mine := guestOptions[f.key]
 			switch {
+			case storeTables[f.key]:
+				stores.fields = append(stores.fields, f)
 			case f.key == "backend" && f.value.kind == unstable.Array:
 				backends = append(backends, f.value.items...)
 			case f.key == "backend":
 				backends = append(backends, f.value)
 			case !mine && findSetting(f.key) != nil:
 				wrong = append(wrong, &optionError{f.line, f.key + " is no option of a guest: the gateway's own keys stand before the first [[guest]]"})
+			case !mine:
+				wrong = append(wrong, &optionError{f.line, unknownOption(f.key, guestOptions, nil, "").Error()})
 			default:
 				if err := s.add(f, true); err != nil {
 					wrong = append(wrong, &optionError{f.line, err.Error()})
@@ -123,6 +134,10 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 	for _, b := range backends {
 		wrong = append(wrong, g.readBackend(b, path, dir)...)
 	}
+	r := &reading{path: path, dir: dir}
+	readStores(r.open("guest", &field{"guest", v.line, stores}), &g.Stores)
+	wrong = append(wrong, r.errors()...)
+	g.warned = r.warnings
 	switch {
 	case len(wrong) > 0:
 	case g.Name == "":
@@ -243,10 +258,15 @@ func (g *Guest) readBackend(v *value, path, dir string) []error {
 			g.Self = append(g.Self, name)
 		}
 	}
+	return r.errors()
+}
+
+// errors are the problems for who says the place itself.
+func (r *reading) errors() []error {
 	var wrong []error
 	for _, p := range r.problems {
 		// The place is said once, by whoever reports it.
-		line, where := 0, strings.TrimPrefix(p.Where, path+":")
+		line, where := 0, strings.TrimPrefix(p.Where, r.path+":")
 		fmt.Sscanf(where, "%d", &line)
 		if _, key, ok := strings.Cut(where, ": "); ok {
 			p.Where = key
@@ -277,6 +297,8 @@ func (g *Guest) Read() (module []byte, manifest *Fastly, problems Problems) {
 		}
 		manifest.Backends = append(manifest.Backends, b)
 	}
+	problems = append(problems, mergeStores(&manifest.Stores, g.Stores, g.Where, g.Manifest)...)
+	manifest.Warnings = append(manifest.Warnings, g.warned...)
 	for _, self := range g.Self {
 		if !slices.ContainsFunc(manifest.Backends, func(o guest.BackendOptions) bool { return o.Name == self }) {
 			problems = append(problems, Problem{Where: g.Where, Value: self, What: "self names a backend that there is not"})

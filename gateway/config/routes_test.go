@@ -323,7 +323,7 @@ domain = "c.test"
 `)
 	at := func(line string) string { return path + ":" + line + ": route" }
 	wantProblems(t, parse(t, nil, "--config", path).Validate(),
-		path+`:19: unknown table [route.condition]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]] and [[guest.backend]]; all other keys stand before them`,
+		path+`:19: unknown table [route.condition]: the only tables are [[route]], [[route.target]], [[publisher]], [[history]], [[events]], [[guest]], [[guest.backend]] and those of a guest's stores, like [guest.kv_stores]; all other keys stand before them`,
 		at("3")+`: domain: want a text, like "example.com" or "*"`,
 		at("2")+`: no domain and no id: want a domain, * for any, or id=…`,
 		at("9")+`: listen is no option of a route: the gateway's own keys stand before the first [[route]]`,

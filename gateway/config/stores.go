@@ -3,10 +3,12 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,8 +17,14 @@ import (
 	"github.com/gripway/gripway/guest/store"
 )
 
+// storeTables are the tables that readStores knows.
+var storeTables = map[string]bool{
+	"config_stores": true, "dictionaries": true, "kv_stores": true, "object_stores": true, "object_store": true, "secret_stores": true,
+	"acls": true, "geolocation": true, "device_detection": true, "shielding_sites": true,
+}
+
 // readStores reads the tables of named data within one: those of [local_server]
-// in a fastly.toml, and of [guest.NAME] in a gripway.toml, in the same words.
+// in a fastly.toml, and of a [[guest]] in a gripway.toml, in the same words.
 func readStores(t *table, into *store.Options) {
 	for _, name := range []string{"config_stores", "dictionaries"} {
 		if t := t.table(name); t != nil {
@@ -506,4 +514,41 @@ func readShield(t *table, f *field) (site store.Shield, ok bool) {
 	}
 	within.done()
 	return site, len(t.problems) == before
+}
+
+// mergeStores adds stores to those of a manifest. What is in both is a problem.
+func mergeStores(into *store.Options, more store.Options, where, manifest string) (problems Problems) {
+	twice := func(kind string) {
+		problems = append(problems, Problem{Where: where, What: kind + " is in " + manifest + " as well"})
+	}
+	merge(&into.Configs, more.Configs, "config store", twice)
+	merge(&into.KV, more.KV, "KV store", twice)
+	merge(&into.Secrets, more.Secrets, "secret store", twice)
+	merge(&into.ACLs, more.ACLs, "ACL", twice)
+	merge(&into.Shields, more.Shields, "shielding site", twice)
+	if geo := more.Geo; geo.NoDefaultLoopback || geo.Addresses != nil || geo.File != "" || geo.MaxMind != nil {
+		if have := into.Geo; have.Addresses != nil || have.File != "" || have.MaxMind != nil {
+			twice("geolocation")
+		}
+		into.Geo = geo
+	}
+	if devices := more.Devices; devices.UserAgents != nil || devices.File != "" {
+		if have := into.Devices; have.UserAgents != nil || have.File != "" {
+			twice("device_detection")
+		}
+		into.Devices = devices
+	}
+	return problems
+}
+
+func merge[T any](into *map[string]T, more map[string]T, kind string, twice func(string)) {
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		if *into == nil {
+			*into = make(map[string]T)
+		}
+		if _, there := (*into)[name]; there {
+			twice(kind + " " + strconv.Quote(name))
+		}
+		(*into)[name] = more[name]
+	}
 }

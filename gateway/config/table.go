@@ -38,25 +38,37 @@ func parseTree(path string, data []byte) (*value, Problems) {
 			continue
 		}
 		keys, at := undotted(e.Key(), &lines)
-		last := len(keys) - 1
-		switch e.Kind {
-		case unstable.Table:
-			current = root.descend(keys, at)
-		case unstable.ArrayTable:
-			within := root.descend(keys[:last], at)
-			f := within.find(keys[last])
-			if f == nil {
-				within.fields = append(within.fields, field{keys[last], at[last], &value{kind: unstable.Array, line: at[last]}})
-				f = &within.fields[len(within.fields)-1]
-			}
-			current = &value{kind: unstable.InlineTable, line: at[last]}
-			f.value.items = append(f.value.items, current)
-		case unstable.KeyValue:
-			within := current.descend(keys[:last], at)
-			within.fields = append(within.fields, field{keys[last], at[last], readTree(e.Value(), at[last], &lines)})
+		if e.Kind == unstable.KeyValue {
+			current.insert(keys, at, e.Value(), &lines)
+		} else {
+			current = root.begin(keys, at, e.Kind == unstable.ArrayTable)
 		}
 	}
 	return root, nil
+}
+
+// begin is the table that a line in brackets names, as [keys] or as [[keys]].
+func (v *value) begin(keys []string, at []int, double bool) *value {
+	if !double {
+		return v.descend(keys, at)
+	}
+	last := len(keys) - 1
+	within := v.descend(keys[:last], at)
+	f := within.find(keys[last])
+	if f == nil {
+		within.fields = append(within.fields, field{keys[last], at[last], &value{kind: unstable.Array, line: at[last]}})
+		f = &within.fields[len(within.fields)-1]
+	}
+	one := &value{kind: unstable.InlineTable, line: at[last]}
+	f.value.items = append(f.value.items, one)
+	return one
+}
+
+// insert adds a key, and the tables that its dots make.
+func (v *value) insert(keys []string, at []int, n *unstable.Node, lines *lineCounter) {
+	last := len(keys) - 1
+	within := v.descend(keys[:last], at)
+	within.fields = append(within.fields, field{keys[last], at[last], readTree(n, at[last], lines)})
 }
 
 // undotted are the parts of a key and their lines.
@@ -111,9 +123,7 @@ func readTree(n *unstable.Node, line int, lines *lineCounter) *value {
 		for it := n.Children(); it.Next(); {
 			if it.Node().Kind == unstable.KeyValue {
 				keys, at := undotted(it.Node().Key(), lines)
-				last := len(keys) - 1
-				within := v.descend(keys[:last], at)
-				within.fields = append(within.fields, field{keys[last], at[last], readTree(it.Node().Value(), at[last], lines)})
+				v.insert(keys, at, it.Node().Value(), lines)
 			}
 		}
 	}

@@ -208,6 +208,9 @@ func (c *Config) checkNATS() Problems {
 	if c.NATS == "" && len(c.NATSPeer) > 0 && !c.said("nats-cluster-listen") {
 		problems = append(problems, c.problem("nats-peer", "", "the other nodes have to reach this one too: want nats-cluster-listen, like :6222"))
 	}
+	if c.NATSStoreDir != "" && c.NATSClusterListen != "" && len(c.NATSPeer) == 0 {
+		problems = append(problems, c.problem("nats-store-dir", c.NATSStoreDir, "JetStream has to know all nodes: want nats-peer with all of them, the same list everywhere"))
+	}
 	if c.NATSClusterName == "" && c.said("nats-cluster-name") {
 		problems = append(problems, c.problem("nats-cluster-name", "", "want a name"))
 	}

@@ -50,7 +50,7 @@ type ConfigOptions struct {
 // KVOptions say what a KV store is made of.
 type KVOptions struct {
 	// Items are there from the beginning. In a store that outlives the process
-	// they are added only if the store is new.
+	// they are added only if there never was anything in it.
 	Items []KVItem
 
 	// Backend is where it is kept; empty is memory.

@@ -50,12 +50,17 @@ const markerTTL = time.Hour
 // cluster that starts have no leader yet.
 const openPause = 250 * time.Millisecond
 
+// openAttempt is how long an attempt may take: without a leader nobody answers.
+const openAttempt = 3 * time.Second
+
 // Open returns a bucket, and makes it if it is new: with that many replicas, which
-// needs as many nodes. A bucket that is there is taken as it is; isNew tells that this
-// call made it. Until ctx ends it is tried again, unless there is no JetStream.
+// needs as many nodes. A bucket that is there is taken as it is; isNew tells that
+// there never was anything in it. Until ctx ends it is tried again, unless there is no JetStream.
 func (s *Buckets) Open(ctx context.Context, name string, replicas int) (bucket *Bucket, isNew bool, err error) {
 	for {
-		bucket, isNew, err = s.open(ctx, name, replicas)
+		attempt, cancel := context.WithTimeout(ctx, openAttempt)
+		bucket, isNew, err = s.open(attempt, name, replicas)
+		cancel()
 		if err == nil {
 			return bucket, isNew, nil
 		}
@@ -80,7 +85,6 @@ func (s *Buckets) open(ctx context.Context, name string, replicas int) (bucket *
 		kv, err = s.stream.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: name, Description: "gripway", History: 1, Replicas: replicas, LimitMarkerTTL: markerTTL,
 		})
-		isNew = err == nil
 		if errors.Is(err, jetstream.ErrBucketExists) { // another node was faster
 			kv, err = s.stream.KeyValue(ctx, name)
 		}
@@ -92,7 +96,7 @@ func (s *Buckets) open(ctx context.Context, name string, replicas int) (bucket *
 	if err != nil {
 		return nil, false, err
 	}
-	return &Bucket{buckets: s, kv: kv, name: name, ends: status.LimitMarkerTTL() > 0}, isNew, nil
+	return &Bucket{buckets: s, kv: kv, name: name, ends: status.LimitMarkerTTL() > 0}, status.Values() == 0, nil
 }
 
 // Bucket is one bucket. Keys may be any bytes: in NATS they are base64, so that

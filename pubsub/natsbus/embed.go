@@ -55,7 +55,8 @@ type Embedded struct {
 
 	// StoreDir is where JetStream keeps what outlives this process ([Bus.Buckets]).
 	// Empty means no JetStream. Each node needs a folder of its own; a node's name is
-	// kept there too, unless Options.Name says it.
+	// kept there too, unless Options.Name says it. In a cluster, Peers has to be the
+	// same list of all nodes everywhere, this one included.
 	StoreDir string
 
 	// TLS of Listen: with Cert and Key, programs have to use TLS; with CA as well,
@@ -223,6 +224,9 @@ func (e *Embedded) serverOptions(name string) (*server.Options, error) {
 		return options, nil
 	}
 
+	if e.StoreDir != "" && len(e.Peers) == 0 {
+		return nil, errors.New("a store dir and a cluster without peers: JetStream has to know all nodes, itself included")
+	}
 	host, port, err := hostPort("cluster listen", e.ClusterListen)
 	if err != nil {
 		return nil, err

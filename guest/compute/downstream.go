@@ -226,6 +226,7 @@ func downstreamNextWait(c *call) status {
 	}
 	content, st := c.items.add(&body{})
 	if st != statusOK {
+		c.requests.remove(head)
 		c.Return(x)
 		return st
 	}

@@ -165,6 +165,9 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 			g.answerFailed(w, r, route, fmt.Errorf("status %d cannot be the client's", outcome.Response.StatusCode))
 			return
 		}
+		if outcome.Response.Close { // the guest wants no other request over the connection
+			w.Header().Set("Connection", "close")
+		}
 		g.answer(w, r, route, outcome.Response, !trusted && !route.NoGrip, body.rest, client)
 	case own:
 		body.detach()

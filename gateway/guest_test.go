@@ -597,6 +597,24 @@ func TestEarlyHintsComeFirst(t *testing.T) {
 	late(103, http.Header{"Link": {"too late"}})
 }
 
+func TestAGuestClosesItsClientsConnection(t *testing.T) {
+	for _, closes := range []bool{true, false} {
+		h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+			outcome, err := answer(200, "page")
+			outcome.Response.Close = closes
+			return outcome, err
+		}, false, nil)
+		response, err := http.Get(h.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.Close != closes {
+			t.Errorf("got Connection: close %t, want %t", response.Close, closes)
+		}
+	}
+}
+
 func TestClientFacts(t *testing.T) {
 	clients := make(chan guest.Client, 1)
 	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {

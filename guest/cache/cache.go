@@ -141,6 +141,13 @@ type LookupOptions struct {
 	// Request is what responses may vary by. Nil has no headers.
 	Request Request
 
+	// Insist has a transaction that finds a mark that nothing is kept be obliged all the
+	// same: it may provide an object, and nobody waits for it. Without, it finds nothing.
+	Insist bool
+
+	// Owner is whoever begins it, for Transaction.LedBy. It is compared.
+	Owner any
+
 	// Notify is called once a transaction that had to wait has something to say. It
 	// must not block, nor call the cache.
 	Notify func()

@@ -453,6 +453,57 @@ func TestWhatIsNotKeptIsNotWaitedFor(t *testing.T) {
 	})
 }
 
+func TestWhoInsistsIsObligedThoughNothingIsKept(t *testing.T) {
+	s := space()
+	insist := func() *cache.Transaction {
+		x, err := s.Begin([]byte("k"), cache.LookupOptions{Insist: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(x.Close)
+		return x
+	}
+	a, b := insist(), insist()
+	a.Pass(cache.Keep{MaxAge: hour})
+	c, d := insist(), begin(t, s, "k", nil)
+	wantState(t, "who waited", b, "must insert")
+	wantState(t, "who comes", c, "must insert")
+	wantState(t, "who does not insist", d, "nothing")
+	w, err := c.Insert(cache.Keep{MaxAge: hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	wantState(t, "after it was kept", begin(t, s, "k", nil), "found")
+}
+
+func TestWhoWouldWaitForItselfGoesAhead(t *testing.T) {
+	s := space()
+	mine := func(owner string) *cache.Transaction {
+		x, err := s.Begin([]byte("k"), cache.LookupOptions{Owner: owner})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(x.Close)
+		return x
+	}
+	a, b, c := mine("me"), mine("me"), mine("you")
+	if a.LedBy("me") || !b.LedBy("me") || !c.LedBy("me") || c.LedBy("you") {
+		t.Errorf("led: %v %v %v %v", a.LedBy("me"), b.LedBy("me"), c.LedBy("me"), c.LedBy("you"))
+	}
+	b.GoAhead()
+	wantState(t, "who went ahead", b, "must insert")
+	wantState(t, "who did not", c, "waits")
+	b.GoAhead() // again
+	w, err := b.Insert(cache.Keep{MaxAge: hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	wantState(t, "who did not, then", c, "found")
+	wantState(t, "the leader", a, "must insert")
+}
+
 func TestALeaderMayLetAllGo(t *testing.T) {
 	s := space()
 	a, b, c := begin(t, s, "k", nil), begin(t, s, "k", nil), begin(t, s, "k", nil)

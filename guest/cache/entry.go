@@ -128,8 +128,7 @@ func (c *Cache) decide(t *Transaction, now time.Time) {
 	}
 	switch leader := e.leader(t); {
 	case f.usable != nil && f.usable.pass:
-		c.stats.Passed++
-		t.done()
+		t.passed()
 	case f.fresh, f.usable != nil && leader != nil:
 		c.stats.Hits++
 		t.found, t.state = c.hit(f.usable), Found|Usable

@@ -36,6 +36,8 @@ type Transaction struct {
 	cache    *Cache
 	request  Request
 	notify   func()
+	owner    any
+	insist   bool
 	replace  bool
 	strategy Strategy
 	ready    chan struct{} // closed once it is settled; nil: it was at once
@@ -58,14 +60,14 @@ type Transaction struct {
 // Begin looks for an object, and becomes obliged to provide one if there is none that
 // is fresh and nobody else is. Whoever has to wait for another learns it by Ready.
 func (s Space) Begin(key []byte, opts LookupOptions) (*Transaction, error) {
-	return s.begin(key, &Transaction{space: s, cache: s.cache, request: opts.Request, notify: opts.Notify})
+	return s.begin(key, &Transaction{space: s, cache: s.cache, request: opts.Request, notify: opts.Notify, owner: opts.Owner, insist: opts.Insist})
 }
 
 // Replace begins a transaction that is obliged whatever there is: Found is what is
 // to be replaced.
 func (s Space) Replace(key []byte, strategy Strategy, opts LookupOptions) (*Transaction, error) {
 	return s.begin(key, &Transaction{
-		space: s, cache: s.cache, request: opts.Request, notify: opts.Notify, replace: true, strategy: strategy,
+		space: s, cache: s.cache, request: opts.Request, notify: opts.Notify, owner: opts.Owner, replace: true, strategy: strategy,
 	})
 }
 
@@ -98,6 +100,16 @@ func (t *Transaction) done() {
 			t.notify()
 		}
 	}
+}
+
+// passed settles one that need not wait for others, as nothing is kept. The cache is
+// locked.
+func (t *Transaction) passed() {
+	t.cache.stats.Passed++
+	if t.insist {
+		t.oblige(false)
+	}
+	t.done()
 }
 
 // show lets it have an object, whatever becomes of it. The cache is locked.
@@ -161,6 +173,42 @@ func (t *Transaction) Ready() bool {
 	default:
 		return false
 	}
+}
+
+// LedBy says whether it waits for a transaction of that owner.
+func (t *Transaction) LedBy(owner any) bool {
+	t.cache.mu.Lock()
+	defer t.cache.mu.Unlock()
+	if t.settled {
+		return false
+	}
+	leader := t.entry.leader(t)
+	return leader != nil && leader.owner == owner
+}
+
+// GoAhead settles one that waits: it is obliged too, and nobody waits for it.
+func (t *Transaction) GoAhead() {
+	c := t.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.settled {
+		return
+	}
+	at := slices.Index(t.entry.waiting, t)
+	t.entry.waiting = slices.Delete(t.entry.waiting, at, at+1)
+	now := time.Now()
+	f := t.entry.best(t.request, now)
+	switch {
+	case t.replace && f.usable != nil && !f.usable.pass:
+		t.show(f.usable, now)
+	case f.stale != nil:
+		t.stale, t.state = f.stale, t.state|Stale
+		if f.stale.usableIfError(now) {
+			t.state |= UsableIfError
+		}
+	}
+	t.oblige(false)
+	t.done()
 }
 
 // Wait waits until it is settled, or ctx ends.
@@ -356,8 +404,7 @@ func (t *Transaction) Pass(keep Keep) error {
 			e.waiting = append(e.waiting, w)
 			continue
 		}
-		c.stats.Passed++
-		w.done()
+		w.passed()
 	}
 	t.relieve()
 	c.settle(e)
@@ -385,7 +432,7 @@ func (t *Transaction) Release(err error) error {
 			continue
 		}
 		w.err = err
-		w.done()
+		w.passed()
 	}
 	c.settle(e)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/guest/cache"
+	"github.com/gripway/gripway/guest/cache/httpcache"
 )
 
 var cacheCalls = map[string]hostcall{
@@ -65,11 +66,27 @@ type cacheEntry struct {
 	body    uint32
 	hasBody bool
 
-	request *request // that was looked up, of the HTTP cache
+	// Of the HTTP cache.
+	request *request // that was looked up
+	hash    [httpcache.KeyBytes]byte
 }
 
 // ready is item.ready.
 func (e *cacheEntry) ready(*sandbox) bool { return e.transaction == nil || e.transaction.Ready() }
+
+// awaitEntry waits for a lookup. If it is the guest itself that it would wait for, which
+// can do nothing meanwhile, it goes ahead: it is obliged as well.
+func (b *sandbox) awaitEntry(e *cacheEntry) {
+	if e.ready(b) {
+		return
+	}
+	b.waitUntil(0, func() bool {
+		if !e.ready(b) && e.transaction.LedBy(b) {
+			e.transaction.GoAhead()
+		}
+		return e.ready(b)
+	})
+}
 
 // drop is item.drop: an obligation goes to whoever waits.
 func (e *cacheEntry) drop(*sandbox) {
@@ -196,7 +213,7 @@ func (c *call) requestByHandle(h uint32) (*request, status) {
 
 // lookupOptions reads the mask that parameter i is and the record that i+1 is.
 func (c *call) lookupOptions(i int) (opts cache.LookupOptions, exact bool, st status) {
-	opts.Notify = c.signal
+	opts.Notify, opts.Owner = c.signal, c.sandbox
 	mask := c.u32(i)
 	switch {
 	case mask&^1&^(lookupRequest|lookupService|lookupExact) != 0, mask&lookupService != 0:
@@ -373,7 +390,7 @@ func cacheTransactionLookup(c *call) status {
 		e.drop(c.sandbox)
 		return st
 	}
-	c.await(e)
+	c.awaitEntry(e)
 	return c.put32(4, h)
 }
 
@@ -392,7 +409,7 @@ func cacheBusyWait(c *call) status {
 	if st != statusOK || busy.entry == nil {
 		return statusBadHandle
 	}
-	c.await(busy)
+	c.awaitEntry(busy.entry)
 	e := busy.entry
 	busy.entry = nil
 	return c.addEntry(1, e)
@@ -442,7 +459,7 @@ func (c *call) entryOf(kind entryKind) (*cacheEntry, status) {
 	if st != statusOK || e.kind != kind {
 		return nil, statusBadHandle
 	}
-	c.await(e)
+	c.awaitEntry(e)
 	return e, statusOK
 }
 
@@ -676,7 +693,7 @@ func cacheReplace(c *call) status {
 	if st != statusOK {
 		return st
 	}
-	opts, strategy, mask := cache.LookupOptions{Notify: c.signal}, cache.ReplaceImmediate, c.u32(2)
+	opts, strategy, mask := cache.LookupOptions{Notify: c.signal, Owner: c.sandbox}, cache.ReplaceImmediate, c.u32(2)
 	switch {
 	case mask&^1&^(replaceRequest|replaceStrategy|replaceService|replaceExact) != 0, mask&replaceService != 0:
 		return statusUnsupported

@@ -150,60 +150,63 @@ const (
 
 // httpLookup is the request that parameter 0 is a handle of, as it is now, and what it
 // is looked up by: the options are parameters 1 and 2.
-func (c *call) httpLookup() (r *request, key []byte, st status) {
+func (c *call) httpLookup() (r *request, hash [httpcache.KeyBytes]byte, st status) {
 	asked, st := c.requestOf(0)
 	if st != statusOK {
-		return nil, nil, st
+		return nil, hash, st
 	}
 	mask := c.u32(1)
 	if mask&^1&^(httpLookupKey|httpLookupBackend) != 0 {
-		return nil, nil, statusUnsupported
+		return nil, hash, statusUnsupported
 	}
 	copied := *asked
 	copied.header = asked.header.clone()
-	var hash [httpcache.KeyBytes]byte
 	if mask&httpLookupKey != 0 {
 		record, st := c.record(2, httpLookupBytes, 4)
 		if st != statusOK {
-			return nil, nil, st
+			return nil, hash, st
 		}
 		own, st := c.field(record, 0)
 		switch {
 		case st != statusOK:
-			return nil, nil, st
+			return nil, hash, st
 		case len(own) != httpcache.KeyBytes:
-			return nil, nil, statusInvalid
+			return nil, hash, statusInvalid
 		}
 		copy(hash[:], own)
 	} else if hash, st = asked.cacheKey(); st != statusOK {
-		return nil, nil, st
+		return nil, hash, st
 	}
-	return &copied, httpcache.AppendKey(nil, hash), statusOK
+	return &copied, hash, statusOK
 }
 
 func httpCacheLookup(c *call) status {
-	r, key, st := c.httpLookup()
+	r, hash, st := c.httpLookup()
 	if st != statusOK {
 		return st
 	}
-	hit, err := c.service.HTTPCache.Space().Lookup(key, cache.LookupOptions{Request: &varied{r.header}})
+	hit, err := c.service.HTTPCache.Space().Lookup(httpcache.AppendKey(nil, hash), cache.LookupOptions{Request: &varied{r.header}})
 	if err != nil {
 		return statusOfCache(err)
 	}
-	return c.addEntry(3, &cacheEntry{kind: httpEntry, hit: hit, request: r})
+	return c.addEntry(3, &cacheEntry{kind: httpEntry, hit: hit, request: r, hash: hash})
 }
 
 // httpCacheTransactionLookup does not wait: whatever is asked about the handle does.
 func httpCacheTransactionLookup(c *call) status {
-	r, key, st := c.httpLookup()
+	r, hash, st := c.httpLookup()
 	if st != statusOK {
 		return st
 	}
-	t, err := c.service.HTTPCache.Space().Begin(key, cache.LookupOptions{Request: &varied{r.header}, Notify: c.signal})
+	// Insist: SDKs whose lookup finds neither a response nor an obligation send the
+	// request without the program's hooks, and what those add would be missing.
+	t, err := c.service.HTTPCache.Space().Begin(httpcache.AppendKey(nil, hash), cache.LookupOptions{
+		Request: &varied{r.header}, Notify: c.signal, Owner: c.sandbox, Insist: true,
+	})
 	if err != nil {
 		return statusOfCache(err)
 	}
-	return c.addEntry(3, &cacheEntry{kind: httpEntry, transaction: t, request: r})
+	return c.addEntry(3, &cacheEntry{kind: httpEntry, transaction: t, request: r, hash: hash})
 }
 
 // Bits of the options of a write, and the size of their record.
@@ -264,8 +267,9 @@ func (c *call) httpWriteOptions(i int) (keep cache.Keep, st status) {
 }
 
 // httpWrite is what a write begins with: the entry that parameter 0 is a handle of,
-// and how the response is kept that parameter 1 is one of, which is used up. The
-// options are parameters 2 and 3.
+// and how the response is kept that parameter 1 is one of. That should be used up, and
+// is not: the JavaScript SDK looks at it again when it changes the body. The options
+// are parameters 2 and 3.
 func (c *call) httpWrite() (*cacheEntry, cache.Keep, status) {
 	e, st := c.obligedOf(httpEntry)
 	if st != statusOK {
@@ -275,7 +279,7 @@ func (c *call) httpWrite() (*cacheEntry, cache.Keep, status) {
 	if st != statusOK {
 		return nil, cache.Keep{}, st
 	}
-	r, st := c.responses.remove(c.u32(1))
+	r, st := c.responses.get(c.u32(1))
 	if st != statusOK {
 		return nil, cache.Keep{}, st
 	}
@@ -314,7 +318,7 @@ func httpCacheInsertAndStreamBack(c *call) status {
 		hit.Close()
 		return st
 	}
-	return c.addEntry(5, &cacheEntry{kind: httpEntry, hit: hit, request: e.request})
+	return c.addEntry(5, &cacheEntry{kind: httpEntry, hit: hit, request: e.request, hash: e.hash})
 }
 
 // httpUpdate freshens what is stored.
@@ -341,7 +345,7 @@ func httpCacheUpdateAndReturnFresh(c *call) status {
 	if st != statusOK {
 		return st
 	}
-	return c.addEntry(4, &cacheEntry{kind: httpEntry, hit: hit, request: e.request})
+	return c.addEntry(4, &cacheEntry{kind: httpEntry, hit: hit, request: e.request, hash: e.hash})
 }
 
 func httpCacheChooseStale(c *call) status {
@@ -467,7 +471,8 @@ func httpCacheFoundResponse(c *call) status {
 // its mask names; lists go to the buffers that its record names. If one is too short,
 // its length becomes the one it needs.
 func httpCacheSuggestedOptions(c *call) status {
-	if _, st := c.entryOf(httpEntry); st != statusOK {
+	e, st := c.entryOf(httpEntry)
+	if st != statusOK {
 		return st
 	}
 	r, st := c.responses.get(c.u32(1))
@@ -487,6 +492,7 @@ func httpCacheSuggestedOptions(c *call) status {
 		return st
 	}
 	keep := httpcache.Freshness(r.head())
+	keys := append([]string{httpcache.SurrogateKey(e.hash)}, keep.SurrogateKeys...) // by which the one response can be purged
 	var record [httpWriteBytes]byte
 	binary.LittleEndian.PutUint64(record[0:], uint64(keep.MaxAge))
 	given, short := uint32(0), false
@@ -517,7 +523,7 @@ func httpCacheSuggestedOptions(c *call) status {
 	if st := list(httpWriteVary, 8, strings.Join(keep.Vary, " ")); st != statusOK {
 		return st
 	}
-	if st := list(httpWriteKeys, 32, strings.Join(keep.SurrogateKeys, " ")); st != statusOK {
+	if st := list(httpWriteKeys, 32, strings.Join(keys, " ")); st != statusOK {
 		return st
 	}
 	number(httpWriteAge, 16, uint64(keep.InitialAge))

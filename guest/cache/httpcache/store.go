@@ -2,6 +2,7 @@ package httpcache
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -32,6 +33,10 @@ const KeyBytes = sha256.Size
 func Key(host, pathAndQuery string) [KeyBytes]byte {
 	return sha256.Sum256([]byte(strings.ToLower(host) + "\x00" + pathAndQuery))
 }
+
+// SurrogateKey is what a response can be purged by that has no surrogate key of its
+// own: one of its key, as Fastly's has.
+func SurrogateKey(key [KeyBytes]byte) string { return fmt.Sprintf("%X", key) }
 
 // KeyOf is Key of a request.
 func KeyOf(r *http.Request) [KeyBytes]byte {

@@ -433,3 +433,135 @@ func TestTheLockFileOfLibrariesNamesNobodysRegistry(t *testing.T) {
 		t.Error(`libraries/package-lock.json: got "resolved", want none (npm install --omit-lockfile-registry-resolved=true writes it so)`)
 	}
 }
+
+// pythonDir has what pip installed for the programs of libraries.
+var pythonDir = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(built.program), "python-") // removed with it
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	for _, words := range [][]string{
+		{"python3", "-m", "venv", dir},
+		{filepath.Join(dir, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", "-r", "libraries/requirements.txt"},
+	} {
+		if out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w\n%s", strings.Join(words, " "), err, out)
+		}
+	}
+	return dir, nil
+})
+
+// startPython runs a program of libraries. Python is not asked of who works on the
+// project: without it, or without its packages, the test is left out, loudly.
+func startPython(t *testing.T, env []string, program string) *talker {
+	t.Helper()
+	needPrograms(t, "python3")
+	dir, err := pythonDir()
+	if err != nil {
+		t.Skipf("SKIPPED, Python's libraries are not tried: %v", err)
+	}
+	command := exec.Command(filepath.Join(dir, "bin", "python"), "-W", "ignore", program)
+	command.Dir = "libraries"
+	return startTalker(t, command, append(env, "PYTHONDONTWRITEBYTECODE=1"))
+}
+
+func TestGripcontrolOfPythonPublishesAndInstructs(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(peerEnv) != "" {
+		t.Skip("the peer asks publishers for nothing")
+	}
+	port, err := harness.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := startFor(t, harness.GatewayOptions{
+		Routes: []string{fmt.Sprintf("* 127.0.0.1:%d,over_http", port)},
+		Flags:  []string{"--sig-key", "verify me, please", "--publisher", "app,jwt-key=publish-with-me,iss=app"},
+	})
+	env := []string{
+		fmt.Sprintf("PORT=%d", port), "VERIFY_KEY=verify me, please",
+		fmt.Sprintf("GRIP_URL=http://%s/?iss=app&key=publish-with-me", g.ControlAddr),
+	}
+	p := startPython(t, env, "old.py")
+	p.says("listening")
+	speak(t, g, p, port, false)
+	stranger := startPython(t, append(env, fmt.Sprintf("GRIP_URL=http://%s/?iss=app&key=another", g.ControlAddr), "PORT=0"), "old.py")
+	stranger.says("listening")
+	stranger.tell("news stream no")
+	stranger.says("published false 401")
+}
+
+// TestDjangoEventstreamMissesNothing has a browser's EventSource lose its
+// connection, and wants it to have every event all the same.
+func TestDjangoEventstreamMissesNothing(t *testing.T) {
+	t.Parallel()
+	port, err := harness.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := startFor(t, harness.GatewayOptions{
+		Routes: []string{fmt.Sprintf("* 127.0.0.1:%d,over_http", port)}, Flags: []string{"--sig-key", "changeme", "--sig-iss", "gripway"},
+	})
+	env := []string{
+		fmt.Sprintf("PORT=%d", port), "DATABASE=" + filepath.Join(t.TempDir(), "events.db"),
+		fmt.Sprintf("GRIP_URL=http://%s?key=changeme&verify-iss=gripway&verify-key=changeme", g.ControlAddr),
+	}
+	p := startPython(t, env, "events.py")
+	p.says("listening")
+	send := func(text string) {
+		t.Helper()
+		p.tell(text)
+		p.says("sent")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := openEvents(t, ctx, g, "")
+	first.until("event: stream-open")
+	send("one")
+	first.until(`data: {"text": "one"}`)
+	send("two")
+	last := first.untilPrefix("id: ")
+	first.until(`data: {"text": "two"}`)
+	cancel()
+	send("three, while nobody listens")
+	again := openEvents(t, t.Context(), g, strings.TrimPrefix(last, "id: "))
+	again.until(`data: {"text": "three, while nobody listens"}`)
+	send("four")
+	again.until(`data: {"text": "four"}`)
+}
+
+func openEvents(t *testing.T, ctx context.Context, g *harness.Gateway, lastID string) *lineStream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, libraryWait)
+	t.Cleanup(cancel)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.Addr+"/events/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", "text/event-stream")
+	if lastID != "" {
+		request.Header.Set("Last-Event-ID", lastID)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	if response.StatusCode != 200 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
+		t.Fatalf("events: got %d %v", response.StatusCode, response.Header)
+	}
+	return &lineStream{t, bufio.NewScanner(response.Body)}
+}
+
+// untilPrefix passes over what comes before a line that begins so, and returns that.
+func (s *lineStream) untilPrefix(want string) string {
+	s.t.Helper()
+	for s.lines.Scan() {
+		if strings.HasPrefix(s.lines.Text(), want) {
+			return s.lines.Text()
+		}
+	}
+	s.t.Fatalf("stream: %v, want %q", s.lines.Err(), want)
+	return ""
+}

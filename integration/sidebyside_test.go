@@ -88,8 +88,8 @@ id=by-id,path_beg=/by-id %[1]s
 type side struct {
 	*harness.Gateway
 	origin  *httptest.Server
-	pull    string
 	command string
+	end     func() error // ends the gateway; again is harmless
 
 	mu   sync.Mutex
 	said map[string][]string // by conversation: what was said
@@ -239,13 +239,14 @@ func startSide(t *testing.T, program string, peer bool) *side {
 		t.Fatal(err)
 	}
 	address := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
-	s.pull, s.command = "tcp://"+address(2), "tcp://"+address(4)
+	s.command = "tcp://" + address(4)
 	s.Gateway, err = harness.StartGateway(harness.GatewayOptions{
 		Program: program, Peer: peer, Dir: dir, Pushpin: filepath.Join(dir, "pushpin.conf"), Addr: address(0), ControlAddr: address(1),
 	})
 	if s.Gateway != nil {
+		s.end = sync.OnceValue(s.Gateway.Close)
 		t.Cleanup(func() {
-			s.Gateway.Close()
+			s.end()
 			if t.Failed() {
 				t.Logf("log:\n%s", tail(s.Log(), logLines))
 			}
@@ -537,8 +538,8 @@ func TestPushpinAndGripwaySideBySide(t *testing.T) {
 // compareOnce holds all conversations with both and returns what differs.
 func compareOnce(t *testing.T, path, installed string) (differences []string) {
 	ours, theirs := startSide(t, path, false), startSide(t, installed, true)
-	defer theirs.Gateway.Close()
-	defer ours.Gateway.Close()
+	defer theirs.end()
+	defer ours.end()
 	var talking sync.WaitGroup
 	for _, s := range []*side{ours, theirs} {
 		for topic, converse := range conversations {

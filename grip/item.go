@@ -402,6 +402,19 @@ func AppendReceipt(dst, raw []byte, receipt string) []byte {
 	return append(dst, raw[1:]...) // no item is {}
 }
 
+// WithoutReceipt is an item's JSON without the receipt that a gateway put before it.
+func WithoutReceipt(raw []byte) []byte {
+	rest, ok := bytes.CutPrefix(raw, []byte(`{"`+receiptMember+`":"`))
+	if !ok {
+		return raw
+	}
+	end := bytes.Index(rest, []byte(`",`)) // there is nothing to escape in a gateway's
+	if end < 0 {
+		return raw
+	}
+	return append([]byte{'{'}, rest[end+2:]...)
+}
+
 // parseChannels reads the list of channels, and takes it out of what is passed on:
 // a thousand names are not sent to a thousand channels.
 func (item *Item) parseChannels(parent string, value []byte) error {

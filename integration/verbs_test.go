@@ -960,9 +960,9 @@ func (s *script) await(w *words, neg bool) error {
 func (s *script) signal(w *words, neg bool) error {
 	g := party[*harness.Gateway](s, w, w.next("the gateway"))
 	name := w.next("the signal")
-	signal, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL}[name]
+	signal, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}[name]
 	if !ok {
-		return fmt.Errorf("signal %q: want TERM, INT, HUP or KILL", name)
+		return fmt.Errorf("signal %q: want TERM, INT, HUP, KILL, STOP or CONT", name)
 	}
 	return g.Signal(signal)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/gateway/access"
+	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/pubsub"
 )
 
@@ -230,6 +231,7 @@ func (e *ear) Receive(data []byte, _ bool) {
 	if data == nil {
 		data = []byte{}
 	}
+	data = grip.WithoutReceipt(data)
 	e.add(line{channel: e.channel, data: data})
 }
 

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"hash/maphash"
 	mathrand "math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/grip"
@@ -83,6 +86,9 @@ type becameAnswer struct {
 // published, and nobody was asked about them.
 func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item) (*Report, error) {
 	report := &Report{Items: make([]ItemReport, len(items))}
+	if c.asker == nil && len(items) > 0 {
+		return nil, &PublishError{Channel: items[0].Channel, Err: ErrCannotAsk}
+	}
 	var question becameQuestion
 	var of []int // items of question
 	base := rand.Text()
@@ -113,15 +119,11 @@ func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item
 			of = append(of, i)
 		}
 	}
-	if len(question.Items) > 0 {
-		answers, nodes, err := ask[becameAnswer](asked, c, kindBecame, question)
-		if err != nil {
-			return nil, &PublishError{Channel: question.Items[0].Channel, Accepted: len(items), Err: err}
-		}
-		report.Nodes = worse(report.Nodes, nodes)
-		for _, a := range answers {
-			for j := range min(len(a.what.Items), len(of)) {
-				report.Items[of[j]].Counts.Add(a.what.Items[j])
+	for _, part := range c.askParts(asked, question.Items) {
+		report.Nodes = worse(report.Nodes, part.nodes)
+		for _, a := range part.answers {
+			for j := range min(len(a.what.Items), part.size) {
+				report.Items[of[part.first+j]].Counts.Add(a.what.Items[j])
 			}
 		}
 	}
@@ -133,6 +135,44 @@ func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item
 		}
 	}
 	return report, nil
+}
+
+// part is some of what nodes are asked about, and what they said. If none could be
+// asked it has no answers.
+type part struct {
+	first, size int
+	answers     []said[becameAnswer]
+	nodes       Nodes
+}
+
+// questionBytes is about how long a question may be: less than a NATS server takes
+// that was not told otherwise.
+const questionBytes = 400_000
+
+// askParts asks what became of items, in as many questions as it takes.
+func (c *Cluster) askParts(ctx context.Context, items []hub.Receipt) []*part {
+	var parts []*part
+	bytes := 0
+	for i, item := range items {
+		text, _ := json.Marshal(item)
+		if bytes += len(text); len(parts) == 0 || bytes > questionBytes {
+			parts = append(parts, &part{first: i})
+			bytes = len(text)
+		}
+		parts[len(parts)-1].size++
+	}
+	var asking sync.WaitGroup
+	for _, p := range parts {
+		asking.Go(func() {
+			question := becameQuestion{items[p.first : p.first+p.size]}
+			answers, nodes, err := ask[becameAnswer](ctx, c, kindBecame, question)
+			if err == nil {
+				p.answers, p.nodes = answers, nodes
+			}
+		})
+	}
+	asking.Wait()
+	return parts
 }
 
 // worse returns those of two askings in which more did not answer.
@@ -206,6 +246,8 @@ func (c *Cluster) inTurn(channel string, answers []said[candidatesAnswer], total
 	if total == 0 {
 		return nil
 	}
+	// They answer in any order, and have their turns in one.
+	slices.SortFunc(answers, func(a, b said[candidatesAnswer]) int { return strings.Compare(a.node, b.node) })
 	turn := &c.turns[maphash.String(c.seed, channel)%turnsCount]
 	if turn.Load() == 0 { // nodes must not all begin with the same
 		turn.CompareAndSwap(0, mathrand.Uint32())

@@ -324,6 +324,8 @@ func refusalOf(err error) refusal {
 		return refusal{http.StatusServiceUnavailable, "the connection to the other nodes is down", true}
 	case errors.Is(err, pubsub.ErrClosed), errors.Is(err, context.Canceled):
 		return refusal{http.StatusServiceUnavailable, "this node is shutting down", true}
+	case errors.Is(err, cluster.ErrCannotAsk):
+		return refusal{http.StatusNotImplemented, "nodes cannot be asked here what became of it", false}
 	case errors.Is(err, pubsub.ErrDenied):
 		return refusal{http.StatusForbidden, "the bus does not allow this channel", false}
 	case errors.Is(err, pubsub.ErrChannelTooLong):

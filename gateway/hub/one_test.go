@@ -3,6 +3,7 @@ package hub_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ type standing struct {
 	mu     sync.Mutex
 	stand  hub.Stand
 	refuse bool // as if a filter kept all away
+	asked  int  // how often Stand was called
 }
 
 func newStanding(h *hub.Hub, shard int, format hub.Format) *standing {
@@ -44,6 +46,7 @@ func (s *standing) Deliver(run *hub.Run) int {
 func (s *standing) Stand(string) hub.Stand {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked++
 	return s.stand
 }
 
@@ -249,6 +252,25 @@ func TestWhatBecameOfAnItem(t *testing.T) {
 	missed.Channel = "nobody's"
 	if got := became(t, h, &missed); got != (hub.Counts{}) {
 		t.Errorf("nobody is there:\ngot  %+v", got)
+	}
+}
+
+func TestItemsThatNobodyAsksAboutAreNotCounted(t *testing.T) {
+	h, bus := newHub(t, hub.Options{FirstUpdate: -1})
+	c := newStanding(h, 0, hub.FormatStream)
+	c.subscribe(t, "a")
+	for range 100 {
+		publish(t, bus, "a", "x")
+	}
+	c.wait(t, strings.Repeat("x", 100))
+	if got := h.Receipts(); got != 0 || c.asked != 0 {
+		t.Errorf("%d receipts, and the client was asked %d times how it stands", got, c.asked)
+	}
+	// Several at once stay one write, which is what keeps a busy node quick.
+	c.client.mu.Lock()
+	defer c.client.mu.Unlock()
+	if c.runs == 100 {
+		t.Errorf("100 items came in %d runs", c.runs)
 	}
 }
 

@@ -4,16 +4,24 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/fastly/compute-sdk-go/acl"
 	"github.com/fastly/compute-sdk-go/cache/simple"
+	"github.com/fastly/compute-sdk-go/configstore"
+	"github.com/fastly/compute-sdk-go/erl"
 	"github.com/fastly/compute-sdk-go/fsthttp"
+	"github.com/fastly/compute-sdk-go/geo"
+	"github.com/fastly/compute-sdk-go/kvstore"
 	"github.com/fastly/compute-sdk-go/purge"
 	"github.com/fastly/compute-sdk-go/rtlog"
+	"github.com/fastly/compute-sdk-go/secretstore"
 )
 
 func main() { fsthttp.ServeFunc(serve) }
@@ -52,6 +60,13 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 			return
 		}
 		io.Copy(w, kept)
+	case "look": // look/KIND/NAME
+		kind, name, _ := strings.Cut(rest, "/")
+		text, err := look(kind, name, r)
+		if err != nil {
+			text = err.Error()
+		}
+		fmt.Fprintln(w, text)
 	case "purge": // purge/KEY
 		if err := purge.PurgeSurrogateKey(rest, purge.PurgeOptions{}); err != nil {
 			fsthttp.Error(w, err.Error(), 500)
@@ -171,4 +186,59 @@ func publish(ctx context.Context, w fsthttp.ResponseWriter, channel string) {
 	}
 	w.WriteHeader(response.StatusCode)
 	io.Copy(w, response.Body)
+}
+
+// look looks a name up in a store.
+func look(kind, name string, r *fsthttp.Request) (string, error) {
+	switch kind {
+	case "config":
+		store, err := configstore.Open("settings")
+		if err != nil {
+			return "", err
+		}
+		return store.Get(name)
+	case "secret":
+		store, err := secretstore.Open("secrets")
+		if err != nil {
+			return "", err
+		}
+		secret, err := store.Get(name)
+		if err != nil {
+			return "", err
+		}
+		text, err := secret.Plaintext()
+		return string(text), err
+	case "kv", "put": // of a request with a body, it is appended
+		store, err := kvstore.Open("items")
+		if err != nil {
+			return "", err
+		}
+		if kind == "put" {
+			return "put", store.InsertWithConfig(name, r.Body, &kvstore.InsertConfig{Mode: kvstore.InsertModeAppend, Metadata: []byte("from " + r.Method)})
+		}
+		entry, err := store.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return entry.String() + " " + string(entry.Meta()), nil
+	case "acl":
+		list, err := acl.Open("people")
+		if err != nil {
+			return "", err
+		}
+		found, err := list.Lookup(net.ParseIP(name))
+		return found.Action + " " + found.Prefix, err
+	case "geo":
+		where, err := geo.Lookup(net.ParseIP(name))
+		if err != nil {
+			return "", err
+		}
+		return where.City + ", " + where.CountryCode3, nil
+	case "rate":
+		limiter := erl.NewRateLimiter(erl.OpenRateCounter("requests"), erl.OpenPenaltyBox("box"))
+		blocked, err := limiter.CheckRate(name, 1, &erl.Policy{RateWindow: erl.RateWindow60s, MaxRate: 10, PenaltyBoxDuration: time.Minute})
+		count, err2 := erl.OpenRateCounter("requests").LookupCount(name, erl.CounterDuration60s)
+		return fmt.Sprint(blocked, " ", count), errors.Join(err, err2)
+	}
+	return "", errors.New("nothing of that kind")
 }

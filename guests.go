@@ -562,7 +562,7 @@ func runGuest(ctx context.Context, c *config.RunCommand) int {
 		return failed(err)
 	}
 	defer backends.Close()
-	stores, err := newStores(nil, log).open(program.Name, manifest.Stores)
+	stores, err := newStores(nil, nil, log).open(program.Name, manifest.Stores)
 	if err != nil {
 		return failed(err)
 	}

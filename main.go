@@ -211,7 +211,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	}
 
 	programs := &guests{config: c, gateway: g, network: network, registry: registry, log: log, listeners: listeners.clientAddrs(),
-		caches: newCaches(c, bus, registry, log), stores: newStores(bus, log)}
+		caches: newCaches(c, bus, registry, log), stores: newStores(bus, registry, log)}
 	defer programs.caches.close()
 	defer programs.stores.close()
 	if listeners.control != nil {

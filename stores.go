@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/guest/store"
 	"github.com/gripway/gripway/pubsub"
 	"github.com/gripway/gripway/pubsub/natsbus"
@@ -22,8 +23,9 @@ const bucketWait = 30 * time.Second
 
 // stores opens those of guests.
 type stores struct {
-	shelves store.Shelves
-	log     *slog.Logger
+	shelves  store.Shelves
+	failures metrics.Counter
+	log      *slog.Logger
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -31,8 +33,9 @@ type stores struct {
 }
 
 // newStores makes what opens stores. Without a bus there are no buckets.
-func newStores(bus *natsbus.Bus, log *slog.Logger) *stores {
+func newStores(bus *natsbus.Bus, registry *metrics.Registry, log *slog.Logger) *stores {
 	s := &stores{log: log}
+	s.failures = registry.Counter("guest_store_failures_total", "Calls of guests' KV stores that failed for a reason of the store's own.")
 	if bus != nil {
 		s.shelves.JetStream = func(name string, replicas int) (store.Shelf, bool, error) { return s.bucket(bus, name, replicas) }
 	}
@@ -41,7 +44,7 @@ func newStores(bus *natsbus.Bus, log *slog.Logger) *stores {
 
 // open opens the stores of a guest. The caller closes them.
 func (s *stores) open(guest string, opts store.Options) (*store.Stores, error) {
-	opened, err := store.Open(opts, store.OpenOptions{Shelves: &s.shelves, Log: s.log.With("guest", guest)})
+	opened, err := store.Open(opts, store.OpenOptions{Shelves: &s.shelves, Log: s.log.With("guest", guest), Failed: s.failures.Inc})
 	if err != nil {
 		return nil, fmt.Errorf("guest %q: %w", guest, err)
 	}

@@ -23,7 +23,7 @@ func node(t *testing.T, embedded natsbus.Embedded, kv store.KVOptions) (*natsbus
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { bus.Close() })
-	s := newStores(bus, slog.New(slog.DiscardHandler))
+	s := newStores(bus, nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(s.close)
 	opened, err := s.open("app", store.Options{KV: map[string]store.KVOptions{"kv": kv}})
 	if err != nil {
@@ -109,7 +109,7 @@ func TestNodesShareABucket(t *testing.T) {
 	}
 	var all []*store.KV
 	for _, bus := range buses {
-		s := newStores(bus, slog.New(slog.DiscardHandler))
+		s := newStores(bus, nil, slog.New(slog.DiscardHandler))
 		t.Cleanup(s.close)
 		opened, err := s.open("app", store.Options{KV: map[string]store.KVOptions{"kv": opts}})
 		if err != nil {
@@ -138,7 +138,7 @@ func TestABucketWantsJetStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bus.Close()
-	s := newStores(bus, slog.New(slog.DiscardHandler))
+	s := newStores(bus, nil, slog.New(slog.DiscardHandler))
 	defer s.close()
 	_, err = s.open("app", store.Options{KV: map[string]store.KVOptions{"kv": {Backend: store.KVJetStream}}})
 	if err == nil || !strings.Contains(err.Error(), `guest "app": kv store "kv": bucket "kv"`) || !strings.Contains(err.Error(), "want nats-store-dir") {

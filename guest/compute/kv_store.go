@@ -140,17 +140,21 @@ func kvWrite[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, e
 	return f
 }
 
-// kvWait waits for a call that parameter 0 is the handle of. What went wrong with
-// the store itself is logged.
+// kvWait waits for a call that parameter 0 is the handle of.
 func kvWait[T any](c *call) (p *kvPending[T], value T, err error, st status) {
 	p, st = itemOf[*kvPending[T]](c.sandbox, c.u32(0))
 	if st == statusOK {
 		value, err = p.wait(c.sandbox)
-		if kvErrorOf(err) == kvInternal {
-			c.Log.Warn("kv store failed", "error", err)
-		}
+		c.kvTell(err)
 	}
 	return p, value, err, st
+}
+
+// kvTell tells the operator of an error that is the store's own.
+func (c *call) kvTell(err error) {
+	if kvErrorOf(err) == kvInternal {
+		c.stores().Failed(err)
+	}
 }
 
 // kvTake uses the handle of a wait up.
@@ -348,10 +352,13 @@ func kvReadBody(body *body) ([]byte, error) {
 	from := body.reader()
 	defer from.Close()
 	data, err := io.ReadAll(io.LimitReader(from, store.KVValueMax+1))
-	if err == nil && len(data) > store.KVValueMax {
-		err = store.ErrTooLarge
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: its body broke off: %w", store.ErrRequest, err)
+	case len(data) > store.KVValueMax:
+		return nil, store.ErrTooLarge
 	}
-	return data, err
+	return data, nil
 }
 
 // kvInsertWait waits for an insert.

@@ -54,6 +54,7 @@ func objectLookup(c *call) status {
 		return st
 	}
 	value, err := kvLookupOf(c, kv, key)().wait(c.sandbox)
+	c.kvTell(err)
 	return putObject(c, 3, value, err)
 }
 
@@ -84,6 +85,7 @@ func objectInsert(c *call) status {
 		return st
 	}
 	_, err := kvInsertOf(c, kv, key, store.KVInsert{}, body)().wait(c.sandbox)
+	c.kvTell(err)
 	return objectStatus(err)
 }
 

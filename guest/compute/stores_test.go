@@ -760,8 +760,8 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 					params := append(append([]uint32{s}, g.name(key)...), h, 0, g.insertRecord(0, "", 0, 0))
 					return g.result("kv_store.insert_wait", g.result("kv_store.insert", params...))
 				}
-				if err := insert("broken", errors.New("broken off")); err != kvInternal {
-					g.Errorf("got %d, want %d", err, kvInternal)
+				if err := insert("broken", errors.New("broken off")); err != kvBadRequest {
+					g.Errorf("got %d, want %d", err, kvBadRequest)
 				}
 				if _, _, _, err := g.lookup(s, "broken"); err != kvNotFound {
 					g.Errorf("got %d, want nothing stored", err)
@@ -774,6 +774,37 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// broken is a shelf that always fails.
+type broken struct{ store.Shelf }
+
+func (broken) Get(context.Context, string) ([]byte, uint64, bool, error) {
+	return nil, 0, false, errors.New("the disk is gone")
+}
+
+func TestAStoreThatFailsIsTold(t *testing.T) {
+	var log bytes.Buffer
+	failed := 0
+	stores, err := store.Open(store.Options{KV: map[string]store.KVOptions{"s": {Backend: store.KVJetStream}}}, store.OpenOptions{
+		Shelves: &store.Shelves{JetStream: func(string, int) (store.Shelf, bool, error) { return broken{store.NewMemory(0)}, true, nil }},
+		Log:     slog.New(slog.NewTextHandler(&log, nil)),
+		Failed:  func() { failed++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stores.Close()
+	withService(t, &Service{Stores: stores}, func(g *tester) {
+		s := g.handle("kv_store.open", "s")
+		if _, _, _, err := g.lookup(s, "k"); err != kvInternal {
+			g.Errorf("got %d, want %d", err, kvInternal)
+		}
+		g.want(statusError, "object_store.lookup", append(append([]uint32{s}, g.name("k")...), g.room(4))...)
+	})
+	if failed != 2 || !strings.Contains(log.String(), "the disk is gone") {
+		t.Errorf("got %d failures and the log %q", failed, log.String())
 	}
 }
 

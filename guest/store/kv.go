@@ -20,7 +20,7 @@ var (
 	ErrTooLarge     = errors.New("store: the value is too large")
 	ErrFull         = errors.New("store: there is no room left")
 	ErrBusy         = errors.New("store: others change the key all the time")
-	ErrRequest      = errors.New("store: a limit or cursor that cannot be")
+	ErrRequest      = errors.New("store: what is asked for cannot be")
 )
 
 // Limits of a KV store's items, in bytes. They are Fastly's numbers.

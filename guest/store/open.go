@@ -17,6 +17,10 @@ type OpenOptions struct {
 
 	// Log takes what nobody waits for. Nil discards.
 	Log *slog.Logger
+
+	// Failed hears of calls of KV stores that failed for a reason of the store's own.
+	// Nil is fine.
+	Failed func()
 }
 
 // Stores are all stores of a program. They may be used concurrently; the maps
@@ -31,7 +35,8 @@ type Stores struct {
 	Shields map[string]Shield
 	Rates   *Rates
 
-	log *slog.Logger
+	log    *slog.Logger
+	failed func()
 
 	mu      sync.Mutex
 	closed  bool
@@ -51,7 +56,7 @@ func Open(opts Options, with OpenOptions) (*Stores, error) {
 	}
 	s := &Stores{
 		Configs: make(map[string]*Config), KV: make(map[string]*KV), Secrets: opts.Secrets, ACLs: make(map[string]*ACL),
-		Shields: opts.Shields, Rates: &Rates{}, log: with.Log,
+		Shields: opts.Shields, Rates: &Rates{}, log: with.Log, failed: with.Failed,
 	}
 	var errs []error
 	wrong := func(kind, name string, err error) {
@@ -133,8 +138,14 @@ func (s *Stores) Go(call func(ctx context.Context)) error {
 	return nil
 }
 
-// Log takes what nobody waits for.
-func (s *Stores) Log() *slog.Logger { return s.log }
+// Failed logs and counts a call of a KV store that failed for a reason of the
+// store's own.
+func (s *Stores) Failed(err error) {
+	s.log.Warn("a KV store failed", "error", err)
+	if s.failed != nil {
+		s.failed()
+	}
+}
 
 // Close waits for calls that go on, and ends the stores.
 func (s *Stores) Close() error {

@@ -37,8 +37,9 @@ const (
 	// are forgotten. Beyond that a question is an error.
 	askURLsMax = 10_000
 
-	// asksMax bounds the questions under way at once.
-	asksMax = 256
+	// asksMax bounds the questions to one URL under way at once. Those to others do not
+	// wait for it: an origin that hangs is its own clients' trouble.
+	asksMax = 64
 )
 
 // Outcomes of a filter's question.
@@ -55,42 +56,51 @@ var errAskedTooOften = fmt.Errorf("URL is asked too often: more than %d times a 
 // asks is what all questions of filters share.
 type asks struct {
 	outcomes map[string]metrics.Counter
-	places   chan struct{} // has a token for each question under way
 
 	mu   sync.Mutex
-	next map[string]time.Time // when a URL may be asked again, bursts aside
+	urls map[string]*askedURL
+}
+
+// askedURL is a URL that is asked now and then.
+type askedURL struct {
+	next   time.Time     // when it may be asked again, bursts aside; guarded by asks.mu
+	places chan struct{} // has a token for each question under way
 }
 
 func newAsks(m *metrics.Registry) *asks {
 	return &asks{
 		outcomes: m.Counters("filter_questions_total", "Items about which filters asked a URL, by outcome.", "outcome",
 			askedDelivered, askedDropped, askedLimited, askedFailed),
-		places: make(chan struct{}, asksMax),
-		next:   make(map[string]time.Time),
+		urls: make(map[string]*askedURL),
 	}
 }
 
 // turn takes a turn to ask the URL and returns how long it is until then.
-func (a *asks) turn(url string, now time.Time) (time.Duration, error) {
+func (a *asks) turn(url string, now time.Time) (*askedURL, time.Duration, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next, known := a.next[url]
-	if !known && len(a.next) >= askURLsMax {
-		maps.DeleteFunc(a.next, func(_ string, next time.Time) bool { return now.Sub(next) > time.Second })
-		if len(a.next) >= askURLsMax {
-			return 0, fmt.Errorf("more than %d URLs are asked", askURLsMax)
+	asked := a.urls[url]
+	if asked == nil {
+		if len(a.urls) >= askURLsMax {
+			maps.DeleteFunc(a.urls, func(_ string, old *askedURL) bool { return len(old.places) == 0 && now.Sub(old.next) > time.Second })
 		}
+		if len(a.urls) >= askURLsMax {
+			return nil, 0, fmt.Errorf("more than %d URLs are asked", askURLsMax)
+		}
+		asked = &askedURL{places: make(chan struct{}, asksMax)}
+		a.urls[url] = asked
 	}
+	next := asked.next
 	if earliest := now.Add(-askBurst * askEvery); next.Before(earliest) {
 		next = earliest
 	}
 	next = next.Add(askEvery)
 	wait := next.Sub(now)
 	if wait > askTimeout {
-		return 0, errAskedTooOften
+		return nil, 0, errAskedTooOften
 	}
-	a.next[url] = next
-	return max(wait, 0), nil
+	asked.next = next
+	return asked, max(wait, 0), nil
 }
 
 // ask asks a URL whether the client is to get an item (http-check), and what of
@@ -128,7 +138,7 @@ func (c *linkClient) askURL(ctx context.Context, base *url.URL, q *hub.Question)
 	if err != nil {
 		return nil, false, err
 	}
-	wait, err := c.g.asks.turn(uri.String(), time.Now())
+	asked, wait, err := c.g.asks.turn(uri.String(), time.Now())
 	if err != nil {
 		return nil, false, err
 	}
@@ -142,8 +152,8 @@ func (c *linkClient) askURL(ctx context.Context, base *url.URL, q *hub.Question)
 		}
 	}
 	select {
-	case c.g.asks.places <- struct{}{}:
-		defer func() { <-c.g.asks.places }()
+	case asked.places <- struct{}{}:
+		defer func() { <-asked.places }()
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	}

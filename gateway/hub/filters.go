@@ -237,6 +237,9 @@ func (f *Filters) Later(channel string, item *grip.Item, content []byte, asserte
 	})
 }
 
+// Busy says whether an item waits, or is being asked about.
+func (f *Filters) Busy() bool { return f != nil && f.line != nil && f.line.busy() }
+
 // Wait returns when no item waits for another any more, or done is closed.
 func (f *Filters) Wait(done <-chan struct{}) {
 	if f != nil && f.line != nil {

@@ -32,8 +32,12 @@ const (
 	// there is another one: what is on its way arrives meanwhile.
 	recoverAgain = time.Second
 
-	// recoveriesMax bounds the clients for which an origin is asked at once.
+	// recoveriesMax bounds the clients of one route for which the origin is asked at
+	// once. The others try again in a moment, and talk to it meanwhile.
 	recoveriesMax = 64
+
+	// recoverTimeout bounds one such request.
+	recoverTimeout = 60 * time.Second
 )
 
 // reliable is what a session keeps track of when its origin has said what its
@@ -323,13 +327,13 @@ func (r *reliable) ask() {
 // askMissing asks the origin what the client lacks, and acts on the answer.
 func (s *session) askMissing() {
 	r, k := s.reliable.Load(), s.keeper
-	select {
-	case k.recoveries <- struct{}{}:
-		defer func() { <-k.recoveries }()
-	case <-k.ctx.Done():
+	// What the origin says comes after the items before it, about which a filter may
+	// be asking. The client talks to the origin meanwhile.
+	if s.filters.Load().Busy() || !k.beginRecovery(s.route) {
+		r.timer.Set(recoverSpread/2 + rand.N(recoverSpread))
 		return
 	}
-	s.filters.Load().Wait(k.ctx.Done()) // what the origin says comes after the items before it
+	defer k.endRecovery(s.route)
 	header := make(http.Header)
 	r.mu.Lock()
 	r.again = false
@@ -338,7 +342,7 @@ func (s *session) askMissing() {
 	}
 	r.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(k.ctx, k.opts.ExchangeTimeout)
+	ctx, cancel := context.WithTimeout(k.ctx, min(recoverTimeout, k.opts.ExchangeTimeout))
 	answer, err := s.up.Recover(ctx, header)
 	cancel()
 	if err != nil {
@@ -352,6 +356,28 @@ func (s *session) askMissing() {
 	s.answered(answer)
 	s.waitForClient()
 	r.recovered()
+}
+
+// beginRecovery takes a place among a route's recoveries, if there is one.
+func (k *Keeper) beginRecovery(route string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.recovering[route] == recoveriesMax {
+		return false
+	}
+	if k.recovering == nil {
+		k.recovering = make(map[string]int)
+	}
+	k.recovering[route]++
+	return true
+}
+
+func (k *Keeper) endRecovery(route string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.recovering[route]--; k.recovering[route] == 0 {
+		delete(k.recovering, route)
+	}
 }
 
 // retry asks again after a while, or closes the client if that was the last time.

@@ -121,11 +121,12 @@ type Keeper struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu       sync.Mutex
-	sessions map[string]*session // by id
-	users    hub.Users[*session]
-	draining bool
-	empty    chan struct{} // closed when draining and no session is left
+	mu         sync.Mutex
+	sessions   map[string]*session // by id
+	users      hub.Users[*session]
+	recovering map[string]int // by route: how many of its clients are
+	draining   bool
+	empty      chan struct{} // closed when draining and no session is left
 
 	exchanges atomic.Int64 // running
 
@@ -142,8 +143,6 @@ type Keeper struct {
 	gaps         metrics.Counter
 	replied      metrics.Counter
 	recovered    map[string]metrics.Counter // by outcome
-
-	recoveries chan struct{} // has a token for each that is under way
 }
 
 // NewKeeper returns a Keeper.
@@ -178,7 +177,6 @@ func NewKeeper(opts Options) *Keeper {
 		replied:      m.Counter("websocket_auto_replies_total", "Messages of WebSocket clients that were answered without their origin."),
 		gaps:         m.Counter("websocket_gaps_total", "Times that a WebSocket client lacked items, or may have, and its origin was to be asked for them."),
 		recovered:    m.Counters("websocket_recoveries_total", "Requests to origins for what WebSocket clients lacked, by outcome.", "outcome", "ok", "failed"),
-		recoveries:   make(chan struct{}, recoveriesMax),
 		retried:      m.Counter("websocket_exchange_retries_total", "WebSocket-over-HTTP requests sent again because the origin was unreachable."),
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())

@@ -13,7 +13,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/gripway/gripway/guest/internal/wasi"
 	"github.com/gripway/gripway/guest/internal/wasm"
@@ -65,6 +64,7 @@ func NewRuntime(opts RuntimeOptions) (*Runtime, error) {
 			return nil, fmt.Errorf("guest cache %q: %w", opts.CacheDir, err)
 		}
 		r.cache = cache
+		trimCache(opts.CacheDir, cacheBytesMax)
 	}
 	ctx := context.Background()
 	for _, abi := range opts.ABIs {
@@ -246,8 +246,7 @@ func (r *Runtime) load(ctx context.Context, code []byte, opts LoadOptions) (*Pro
 	if p.first, err = newImage(p.prepared.Image); err != nil {
 		return nil, err
 	}
-	ctx = experimental.WithCompilationWorkers(ctx, runtime.NumCPU())
-	p.compiled, err = p.abi.runtime.CompileModule(ctx, p.prepared.Wasm)
+	p.compiled, err = p.abi.compile(ctx, p.prepared.Wasm, r)
 	p.prepared.Wasm, p.prepared.Image = nil, nil
 	if err != nil {
 		p.first.close()

@@ -456,6 +456,19 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 	return w.body.Write(p)
 }
 
+// ServeHTTP serves requests as a Pushpin beside Viceroy does: they have been handed
+// off elsewhere, and Pushpin-Route names the backend.
+func (all *guests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name := r.Header.Get("Pushpin-Route")
+	for _, live := range all.all { // there is one
+		if route := live.route(name); route != nil {
+			all.gateway.ServeBackend(w, r, route)
+			return
+		}
+	}
+	http.Error(w, "Route not found", http.StatusBadGateway)
+}
+
 // watch follows the guests' files until ctx ends.
 func (all *guests) watch(ctx context.Context) {
 	var watching sync.WaitGroup

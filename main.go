@@ -180,7 +180,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		defer publishers.Close()
 	}
 
-	listeners, err := listen(c, role.guest != nil && role.guest.QuietControl, log)
+	listeners, err := listen(c, role.guest, log)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	}
 	defer stopWatched()
 	bus.Serve("publish", control.RequestBusy, api.Request)
-	servers := startServers(c, listeners, g, api, registry, log)
+	servers := startServers(c, listeners, g, programs, api, registry, log)
 	for _, line := range listeners.lines(bus) {
 		fmt.Println(line)
 	}
@@ -294,7 +294,9 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	}
 	if role.guest != nil {
 		for _, client := range listeners.clients {
-			fmt.Printf("Listening on %s://%s\n", client.scheme(), client.Addr()) // what those who know Viceroy wait for
+			if !client.handoffs {
+				fmt.Printf("Listening on %s://%s\n", client.scheme(), client.Addr()) // what those who know Viceroy wait for
+			}
 		}
 	}
 	fmt.Println("ready")
@@ -733,7 +735,8 @@ type listeners struct {
 
 type clientListener struct {
 	*wire.Listener
-	tls bool
+	tls      bool
+	handoffs bool // of guests elsewhere, that name a backend
 }
 
 func (l *clientListener) scheme() string {
@@ -747,28 +750,37 @@ func (l *clientListener) scheme() string {
 func (l *listeners) clientAddrs() []net.Addr {
 	var all []net.Addr
 	for _, client := range l.clients {
-		all = append(all, client.Addr())
+		if !client.handoffs {
+			all = append(all, client.Addr())
+		}
 	}
 	return all
 }
 
-// listen opens all ports, or none. If the private API may do without, its port may
-// be somebody else's.
-func listen(c *config.Config, mayLack bool, log *slog.Logger) (*listeners, error) {
+// listen opens all ports, or none. Where a guest is developed there may be one for
+// handoffs, and nobody asked for the private API's: that may be somebody else's.
+func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*listeners, error) {
 	l := &listeners{}
-	open := func(address string, tls bool) error {
+	open := func(address string, tls, handoffs bool) error {
 		inner, err := net.Listen("tcp", address)
 		if err == nil {
-			l.clients = append(l.clients, clientListener{wire.Listen(inner), tls})
+			l.clients = append(l.clients, clientListener{wire.Listen(inner), tls, handoffs})
 		}
 		return err
 	}
 	var err error
 	for _, address := range c.Listen {
-		err = errors.Join(err, open(address, false))
+		err = errors.Join(err, open(address, false, false))
 	}
 	for _, address := range c.ListenTLS {
-		err = errors.Join(err, open(address, true))
+		err = errors.Join(err, open(address, true, false))
+	}
+	mayLack := false
+	if guest != nil {
+		mayLack = guest.QuietControl
+		if guest.HandoffListen != "" {
+			err = errors.Join(err, open(guest.HandoffListen, false, true))
+		}
 	}
 	if c.ControlListen != "" {
 		var e error
@@ -798,6 +810,10 @@ func (l *listeners) close() {
 func (l *listeners) lines(bus *natsbus.Bus) []string {
 	var lines []string
 	for _, client := range l.clients {
+		if client.handoffs {
+			lines = append(lines, fmt.Sprintf("listening for handoffs on %s", client.Addr()))
+			continue
+		}
 		lines = append(lines, fmt.Sprintf("listening for clients on %s (%s)", client.Addr(), client.scheme()))
 	}
 	if l.control != nil {
@@ -827,7 +843,7 @@ type servers struct {
 	failed  chan error    // takes the first that fails
 }
 
-func startServers(c *config.Config, l *listeners, g, api http.Handler, registry *metrics.Registry, log *slog.Logger) *servers {
+func startServers(c *config.Config, l *listeners, g, programs, api http.Handler, registry *metrics.Registry, log *slog.Logger) *servers {
 	s := &servers{failed: make(chan error, 1)}
 	malformed := registry.Counter("requests_malformed_total", "Connections of clients that ended with a request that was malformed, too long or not finished.")
 	s.clients.Refused = func(r wire.Refusal) {
@@ -854,8 +870,12 @@ func startServers(c *config.Config, l *listeners, g, api http.Handler, registry 
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(client.tls)
 		protocols.SetUnencryptedHTTP2(!client.tls)
+		handler := g
+		if client.handoffs {
+			handler = programs
+		}
 		server := &http.Server{
-			Handler: s.clients.Handler(g), Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
+			Handler: s.clients.Handler(handler), Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
 			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
 			ConnState:   s.clients.State,
 			ConnContext: s.clients.Context,

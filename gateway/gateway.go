@@ -32,6 +32,9 @@
 //
 //   - A route is found before the request's WebSocket handshake is checked: a
 //     client that is not one of ours learns nothing of the rest.
+//   - A guest sees its client's request as it is, a forged Grip-Sig as well: it is
+//     no origin then, and those that are their own origin verify it. What it hands
+//     off is cleaned like any request.
 //   - Answers of origins that are no GRIP answers are passed on even if their
 //     request was too large to be held: only GRIP needs the request again.
 package gateway

@@ -194,11 +194,33 @@ func (g *Gateway) handOff(w http.ResponseWriter, r *http.Request, route *Route, 
 		g.refuse(w, r, refusedRoute, http.StatusBadGateway, text)
 		return
 	}
+	to = g.onTerms(to, route)
 	if client == nil && isWebSocket(r) {
 		g.serveWebSocket(w, r, to)
 		return
 	}
 	g.serveHTTP(w, r, to, client)
+}
+
+// onTerms is a backend's route with what the guest's own says of channels and of
+// telling clients.
+func (g *Gateway) onTerms(to, route *Route) *Route {
+	if route.Prefix == to.Prefix && (to.Debug || !route.Debug) && len(route.Channels) == 0 {
+		return to
+	}
+	copied := *to
+	copied.Prefix, copied.Channels, copied.Debug = route.Prefix, route.Channels, to.Debug || route.Debug
+	return g.Backend(&copied, func() *Route { return g.onTerms(to.now(), route) })
+}
+
+// ServeBackend serves a request as if a guest had handed it off to a backend with
+// this route.
+func (g *Gateway) ServeBackend(w http.ResponseWriter, r *http.Request, route *Route) {
+	if isWebSocket(r) {
+		g.serveWebSocket(w, r, route)
+		return
+	}
+	g.serveHTTP(w, r, route, nil)
 }
 
 // checkAnswer says whether a guest's answer can be one, and completes it.

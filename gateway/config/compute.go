@@ -63,6 +63,10 @@ type GuestCommand struct {
 	// Fastly is what the manifest says.
 	Fastly *Fastly `kong:"-"`
 
+	// HandoffListen is where requests come that were handed off elsewhere, as to the
+	// Pushpin that the manifest asks for; "" is nowhere.
+	HandoffListen string `kong:"-"`
+
 	// QuietControl lets the gateway do without control-listen if something else has
 	// that port: nobody asked for it.
 	QuietControl bool `kong:"-"`
@@ -237,6 +241,9 @@ func (g *GuestCommand) fill(said map[string]given, environ []string) {
 	defaults := map[string]given{
 		"listen": def(developerListen), "sig-iss": def(developerIss), "sig-key": def(developerKey), "header-bytes": def(developerHeaderBytes),
 		"log-level": def(level), "control-listen": def(fmt.Sprintf("127.0.0.1:%d", manifest.Pushpin.PublishPort)),
+	}
+	if manifest.Pushpin.Enable && g.ProxyPort == 0 {
+		g.HandoffListen = fmt.Sprintf("127.0.0.1:%d", manifest.Pushpin.ProxyPort)
 	}
 	if g.ProxyPort != 0 || manifest.Pushpin.Said && !manifest.Pushpin.Enable {
 		defaults["control-listen"] = given{layer: layerDefault}

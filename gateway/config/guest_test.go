@@ -148,11 +148,11 @@ func TestTheCommandLineOfViceroy(t *testing.T) {
 				g.SigKey.Reveal() == "viceroy_dev_signing_key_dont_use_in_production" && g.LogLevel == "warn" && g.Config.Guest[0].Private
 		}},
 		{"as the Fastly CLI calls it", []string{"-v", "-C", manifest, "--addr", "127.0.0.1:23456", wasm, "--debug", "--profile=guest,dir"}, func(g *config.GuestCommand) bool {
-			return g.Listen[0] == "127.0.0.1:23456" && g.ControlListen == "127.0.0.1:5599" && !g.QuietControl && g.LogLevel == "info" && g.Debug &&
+			return g.Listen[0] == "127.0.0.1:23456" && g.ControlListen == "127.0.0.1:5599" && g.HandoffListen == "127.0.0.1:7677" && !g.QuietControl && g.LogLevel == "info" && g.Debug &&
 				len(g.Warnings()) == 1 && g.Config.Guest[0].Manifest == manifest
 		}},
 		{"with a Pushpin", []string{"serve", "-C", bare, "--local-pushpin-proxy-port=7677", wasm}, func(g *config.GuestCommand) bool {
-			return g.ControlListen == "" && g.ProxyPort == 7677
+			return g.ControlListen == "" && g.ProxyPort == 7677 && g.HandoffListen == ""
 		}},
 		{"flags of ours", []string{"serve", "--listen", ":8000", "--sig-iss", "me", wasm, "--env", "A=b", "--env=C=d,e", "--unknown-import-behavior=trap", "-vv"}, func(g *config.GuestCommand) bool {
 			env := g.Config.Guest[0].Env

@@ -27,8 +27,9 @@ const (
 	ObjectBytesDefault = 100_000_000
 )
 
-// KeyBytesMax bounds a key: the number of bytes that Fastly accepts.
-const KeyBytesMax = 8135
+// KeyBytesMax bounds a key: the number of bytes that Fastly accepts, and one to tell
+// keys of one kind from another.
+const KeyBytesMax = 8135 + 1
 
 // VaryRulesMax bounds the rules of Vary of one key, Fastly's number. The rule that
 // was used least recently gives way, with its objects.

@@ -379,7 +379,8 @@ func (b *body) reader() *streamReader {
 // writes; one other reads, through a streamReader.
 type stream struct {
 	// Fixed.
-	wake func() // the writer, if it waits
+	wake   func()        // the writer, if it waits
+	stored chan struct{} // of an object's: closed once it is in the cache; else nil
 
 	mu       sync.Mutex
 	readable sync.Cond // guarded by mu: there is a part, or an end
@@ -508,6 +509,34 @@ func (s *stream) finishWith(end error) {
 		s.end = end
 	}
 	s.readable.Signal()
+}
+
+// waitStored waits until a body that was finished is in the cache: a guest that looks
+// for it then finds all of it. What is still to come from elsewhere is not waited for.
+func (s *stream) waitStored(b *sandbox) {
+	if s.stored == nil {
+		return
+	}
+	b.waitUntil(0, func() bool {
+		select {
+		case <-s.stored:
+			return true
+		default:
+			return s.fromElsewhere()
+		}
+	})
+}
+
+// fromElsewhere says whether bytes of others are still to be read.
+func (s *stream) fromElsewhere() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.parts {
+		if p.from != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // drop is item.drop: what was not finished is broken off.

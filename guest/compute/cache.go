@@ -419,6 +419,7 @@ func cacheBusyWait(c *call) status {
 // parameter i.
 func (c *call) insertBody(i int, w *cache.Writer) status {
 	s, r := newStream(c.sandbox, nil)
+	s.stored = make(chan struct{})
 	h, st := c.items.add(s)
 	if st != statusOK {
 		w.Abort()
@@ -427,6 +428,8 @@ func (c *call) insertBody(i int, w *cache.Writer) status {
 	// It ends with the stream, which ends with the sandbox at the latest, or once
 	// what the guest appended to it has been read: that goes on without the guest.
 	go func() {
+		defer s.wake()
+		defer close(s.stored)
 		defer r.Close()
 		if _, err := w.ReadFrom(r); err != nil {
 			w.Abort()

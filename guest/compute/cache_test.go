@@ -206,7 +206,9 @@ func TestABodyOfTheCacheCanBeWrittenTo(t *testing.T) {
 	service := &Service{}
 	together(t, service, func(g *tester) {
 		g.cached("key", "hello", time.Hour)
-		eventually(t, "inserted", func() bool { return service.space().Cache().Stats().Bytes > 512 })
+		if n := g.result64("cache.get_length", g.lookedUp("lookup", "key")); n != 5 {
+			g.Errorf("length %d right after it was closed, want 5", n)
+		}
 		for range 2 { // and what is stored stays as it is
 			b := g.result("cache.get_body", g.lookedUp("lookup", "key"), 0, 0)
 			g.write(b, " world")
@@ -437,7 +439,7 @@ func TestCoreCacheReplace(t *testing.T) {
 func TestCoreCacheRefusesWhatIsWrong(t *testing.T) {
 	together(t, &Service{}, func(g *tester) {
 		key, n := g.put("key")
-		long := g.room(cache.KeyBytesMax + 1)
+		long := g.room(cache.KeyBytesMax)
 		out := g.room(8)
 		options := g.write80(time.Hour, nil)
 		at := func(set func(r []byte)) uint32 { return g.write80(time.Hour, set) }
@@ -447,7 +449,7 @@ func TestCoreCacheRefusesWhatIsWrong(t *testing.T) {
 			call   string
 			params []uint32
 		}{
-			{"a key that is too long", statusInvalid, "lookup", []uint32{long, cache.KeyBytesMax, 0, 0, out}},
+			{"a key that is too long", statusInvalid, "lookup", []uint32{long, 8136, 0, 0, out}},
 			{"a key outside of the memory", statusInvalid, "lookup", []uint32{0xfffffff0, 100, 0, 0, out}},
 			{"a bit that is not known", statusUnsupported, "lookup", []uint32{key, n, 1 << 9, options, out}},
 			{"another service", statusUnsupported, "transaction_lookup", []uint32{key, n, lookupService, options, out}},
@@ -472,6 +474,7 @@ func TestCoreCacheRefusesWhatIsWrong(t *testing.T) {
 				g.Errorf("%s: got status %d, want %d", test.why, got, test.want)
 			}
 		}
+		g.must("cache.lookup", long, 8135, 0, 0, out)
 		// As long as it can be, for ever.
 		h := g.result("cache.insert", key, n, writeStale, at(func(r []byte) { put64(r, 0, 1<<64-1); put64(r, 32, 1<<64-1) }))
 		g.must("http_body.close", h)

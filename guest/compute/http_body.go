@@ -152,6 +152,9 @@ func (c *call) endBody(end func(*stream)) status {
 		i.drop(c.sandbox)
 	case *stream:
 		end(i)
+		c.items.remove(c.u32(0))
+		i.waitStored(c.sandbox)
+		return statusOK
 	default:
 		return statusBadHandle
 	}

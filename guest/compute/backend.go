@@ -20,17 +20,17 @@ var backendCalls = map[string]hostcall{
 	"get_host":                     func(c *call) status { return c.onBackend((*call).backendHost) },
 	"get_override_host":            func(c *call) status { return c.onBackend((*call).backendOverrideHost) },
 	"get_port":                     func(c *call) status { return c.onBackend((*call).backendPort) },
-	"get_connect_timeout_ms":       func(c *call) status { return c.onBackend((*call).backendConnectTimeout) },
-	"get_first_byte_timeout_ms":    func(c *call) status { return c.onBackend((*call).backendFirstByteTimeout) },
-	"get_between_bytes_timeout_ms": func(c *call) status { return c.onBackend((*call).backendBetweenBytesTimeout) },
-	"get_http_keepalive_time":      func(c *call) status { return c.onBackend((*call).backendKeepAlive) },
-	"get_tcp_keepalive_enable":     func(c *call) status { return c.onBackend((*call).backendTCPKeepAlive) },
-	"get_tcp_keepalive_interval":   func(c *call) status { return c.onBackend((*call).backendTCPKeepAliveEvery) },
-	"get_tcp_keepalive_probes":     func(c *call) status { return c.onBackend((*call).backendTCPKeepAliveProbes) },
-	"get_tcp_keepalive_time":       func(c *call) status { return c.onBackend((*call).backendTCPKeepAliveTime) },
+	"get_connect_timeout_ms":       func(c *call) status { return c.onTimedBackend((*call).backendConnectTimeout) },
+	"get_first_byte_timeout_ms":    func(c *call) status { return c.onTimedBackend((*call).backendFirstByteTimeout) },
+	"get_between_bytes_timeout_ms": func(c *call) status { return c.onTimedBackend((*call).backendBetweenBytesTimeout) },
+	"get_http_keepalive_time":      func(c *call) status { return c.onKeptBackend((*call).backendKeepAlive) },
+	"get_tcp_keepalive_enable":     func(c *call) status { return c.onKeptBackend((*call).backendTCPKeepAlive) },
+	"get_tcp_keepalive_interval":   func(c *call) status { return c.onKeptBackend((*call).backendTCPKeepAliveEvery) },
+	"get_tcp_keepalive_probes":     func(c *call) status { return c.onKeptBackend((*call).backendTCPKeepAliveProbes) },
+	"get_tcp_keepalive_time":       func(c *call) status { return c.onKeptBackend((*call).backendTCPKeepAliveTime) },
 	"is_ssl":                       func(c *call) status { return c.onBackend((*call).backendTLS) },
-	"get_ssl_min_version":          func(c *call) status { return c.onBackend((*call).backendTLSMin) },
-	"get_ssl_max_version":          func(c *call) status { return c.onBackend((*call).backendTLSMax) },
+	"get_ssl_min_version":          func(c *call) status { return c.onTimedBackend((*call).backendTLSMin) },
+	"get_ssl_max_version":          func(c *call) status { return c.onTimedBackend((*call).backendTLSMax) },
 }
 
 // onBackend tells about the backend that parameters 0 and 1 name.
@@ -45,6 +45,23 @@ func (c *call) onBackend(tell func(c *call, b guest.Backend, o *guest.BackendOpt
 	}
 	o := b.Options()
 	return tell(c, b, &o)
+}
+
+// onTimedBackend and onKeptBackend are onBackend for what Viceroy does not tell, but
+// says is unsupported, or zero. Where a guest is tried out locally it is not told here
+// either: programs, and the SDKs' own tests, know what to expect there.
+func (c *call) onTimedBackend(tell func(c *call, b guest.Backend, o *guest.BackendOptions) status) status {
+	if c.service.Local {
+		tell = func(*call, guest.Backend, *guest.BackendOptions) status { return statusUnsupported }
+	}
+	return c.onBackend(tell)
+}
+
+func (c *call) onKeptBackend(tell func(c *call, b guest.Backend, o *guest.BackendOptions) status) status {
+	if c.service.Local {
+		tell = func(c *call, _ guest.Backend, _ *guest.BackendOptions) status { return c.put32(2, 0) }
+	}
+	return c.onBackend(tell)
 }
 
 func backendExists(c *call) status {
@@ -196,6 +213,7 @@ const (
 	backendRecordBytes = 108
 	healthRecordBytes  = 56
 	backendTextMax     = 1024
+	backendCiphersMax  = 16 << 10 // all names that OpenSSL has ever known
 	backendPEMMax      = 64 << 10
 )
 
@@ -294,9 +312,9 @@ func (r *backendRecord) data(record []byte, at, n int) []byte {
 	return b
 }
 
-// word is data that is text.
-func (r *backendRecord) word(record []byte, at int) string {
-	b := r.data(record, at, backendTextMax)
+// word is data that is text, at most n bytes.
+func (r *backendRecord) word(record []byte, at, n int) string {
+	b := r.data(record, at, n)
 	if !utf8.Valid(b) {
 		r.fail(statusInvalid)
 	}
@@ -323,7 +341,7 @@ func (r *backendRecord) tlsVersion(at int) uint16 {
 func (r *backendRecord) options() guest.BackendOptions {
 	o := guest.BackendOptions{TLS: r.has(backendUseTLS), NoPool: r.has(backendDontPool), GRPC: r.has(backendGRPC), PreferIPv4: r.has(backendIPv4)}
 	if r.has(backendHostOverride) {
-		if o.HostOverride = r.word(r.record, 0); !httpguts.ValidHostHeader(o.HostOverride) {
+		if o.HostOverride = r.word(r.record, 0, backendTextMax); !httpguts.ValidHostHeader(o.HostOverride) {
 			r.fail(statusInvalid)
 		}
 	}
@@ -346,19 +364,19 @@ func (r *backendRecord) options() guest.BackendOptions {
 		r.fail(statusInvalid)
 	}
 	if r.has(backendCertificateHost) {
-		o.CertificateHost = r.word(r.record, 28)
+		o.CertificateHost = r.word(r.record, 28, backendTextMax)
 	}
 	if r.has(backendCA) {
 		o.CA = append([]byte(nil), r.data(r.record, 36, backendPEMMax)...)
 	}
 	if r.has(backendCiphers) {
-		o.Ciphers = r.word(r.record, 44)
+		o.Ciphers = r.word(r.record, 44, backendCiphersMax)
 	}
 	if r.has(backendSNI) {
 		if little32(r.record, 56) == 0 {
 			o.NoSNI = true
 		} else {
-			o.SNI = r.word(r.record, 52)
+			o.SNI = r.word(r.record, 52, backendTextMax)
 		}
 	}
 	if r.has(backendClientCertificate) {
@@ -413,7 +431,7 @@ func (r *backendRecord) check() *guest.HealthCheck {
 	}
 	for at, into := range map[int]*string{16: &h.Host, 24: &h.Method, 32: &h.Path} {
 		if little32(record, at+4) > 0 {
-			*into = r.word(record, at)
+			*into = r.word(record, at, backendTextMax)
 		}
 	}
 	if h.Threshold > h.Window && h.Window > 0 || h.Method != "" && !validToken(h.Method) || h.Path != "" && h.Path[0] != '/' {

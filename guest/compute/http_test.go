@@ -870,6 +870,30 @@ func TestADynamicBackendHasAllThatWasSaidOfIt(t *testing.T) {
 	}
 }
 
+func TestLocallyABackendTellsWhatViceroyTells(t *testing.T) {
+	service := backends(nil)
+	service.Local = true
+	inSandboxOf(t, service, func(g *tester) {
+		b := g.named(nil, "b")
+		if got := g.result("backend.get_port", b...); got != 443 {
+			t.Errorf("got port %d", got)
+		}
+		for name := range backendCalls {
+			switch {
+			case strings.Contains(name, "keepalive"):
+				if got := g.result("backend."+name, b...); got != 0 {
+					t.Errorf("%s: got %d, want 0", name, got)
+				}
+			case strings.Contains(name, "timeout"), strings.Contains(name, "version"):
+				g.want(statusUnsupported, "backend."+name, append(b, g.room(4))...)
+			default:
+				continue
+			}
+			g.want(statusInvalid, "backend."+name, append(g.named(nil, "nobody"), g.room(4))...)
+		}
+	})
+}
+
 func TestAFirewallThatIsNotThereAllowsEverything(t *testing.T) {
 	outcomeOf(t, nil, clientRequest("GET", "http://x/", ""), func(g *tester) {
 		r, b := g.downstream()

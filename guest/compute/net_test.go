@@ -148,6 +148,36 @@ func TestTrailersAndBrokenAnswersOfARealBackend(t *testing.T) {
 	})
 }
 
+func TestWhoAnsweredIsToldOfWhatNoCacheHas(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	port := uint16(server.Listener.Addr().(*net.TCPAddr).Port)
+	inSandboxOf(t, overNetwork(t, server.URL, &http.Transport{}), func(g *tester) {
+		g.b.wantsAddresses = true // as if the guest imported the calls
+		for _, c := range []struct {
+			call string
+			pass uint32
+			want status
+		}{
+			{"send_v2", 0, statusNone}, {"send_v2", overridePass, statusOK}, {"send_v3", 0, statusOK},
+		} {
+			r := g.request("GET", "http://x/")
+			g.must("http_req.cache_override_set", r, c.pass, 0, 0)
+			out := g.room(8)
+			g.must("http_req."+c.call, append(g.send(r, g.bodyOf(""), "b"), 0, out, out+4)...)
+			at := g.room(16)
+			g.want(c.want, "http_resp.get_addr_dest_port", g.get32(out), at)
+			if got, _ := g.memory.ReadUint16Le(at); c.want == statusOK && got != port {
+				t.Errorf("got port %d, want %d", got, port)
+			}
+			g.want(c.want, "http_resp.get_addr_dest_ip", g.get32(out), at, at+8)
+			if c.want == statusOK && (g.get32(at+8) != 4 || g.text(at, 4) != "\x7f\x00\x00\x01") {
+				t.Errorf("got address %q", g.text(at, 4))
+			}
+		}
+	})
+}
+
 func TestARequestThatIsBrokenOffIsNotWhole(t *testing.T) {
 	seen := make(chan error, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

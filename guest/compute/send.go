@@ -100,7 +100,9 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 	if cached {
 		override = r.cache
 	}
-	sandbox, addressed, decompress := c.sandbox, c.wantsAddresses, r.decompress
+	// As on Fastly, who answered is only told of what no cache can have answered.
+	direct := !cached || override != nil && override.Pass
+	sandbox, addressed, decompress := c.sandbox, c.wantsAddresses && direct, r.decompress
 	f := start(sandbox, func(ctx context.Context) (*arrival, error) {
 		a := new(arrival)
 		ctx, cancel := context.WithCancel(ctx)

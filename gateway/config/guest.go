@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -350,8 +351,12 @@ func (c *Config) checkGuests() Problems {
 			continue
 		}
 		first[g.Name] = g.Where
-		if _, _, wrong := g.Read(); len(wrong) > 0 {
-			problems = append(problems, wrong...)
+		_, manifest, wrong := g.Read()
+		problems = append(problems, wrong...)
+		for _, name := range slices.Sorted(maps.Keys(manifest.Stores.KV)) {
+			if manifest.Stores.KV[name].Backend == store.KVJetStream && c.NATS == "" && c.NATSStoreDir == "" {
+				problems = append(problems, Problem{Where: g.Where, Value: name, What: "this KV store wants JetStream: want nats-store-dir, or nats with one that has it"})
+			}
 		}
 	}
 	return problems

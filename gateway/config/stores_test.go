@@ -108,6 +108,12 @@ func TestMistakesInStoresOfTheGatewayAreNamed(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", c.tables, got, c.want)
 		}
 	}
+	_, command := withGuest(t, "", "kv_stores.shared = { backend = \"jetstream\" }\n")
+	if got := command.Validate().Error(); !strings.Contains(got, `guest "shared": this KV store wants JetStream: want nats-store-dir`) {
+		t.Errorf("got %s", got)
+	}
+	command.NATSStoreDir = t.TempDir()
+	wantProblems(t, command.Validate())
 	if _, problems := config.ReadFastly(writeIn(t, t.TempDir(), "fastly.toml", "[local_server]\n")); problems != nil {
 		t.Error(problems)
 	}

@@ -1,5 +1,7 @@
 package compute
 
+import "unicode/utf8"
+
 // Config stores, and dictionaries, which is what they were called before: the
 // handles are the same.
 
@@ -21,11 +23,14 @@ func configStoreGet(c *call) status {
 	if st != statusOK {
 		return st
 	}
-	key, st := c.text(1)
+	key, st := c.bytes(1)
+	if st == statusOK && !utf8.Valid(key) {
+		st = statusInvalid
+	}
 	if st != statusOK {
 		return st
 	}
-	value, ok := store.Items()[key]
+	value, ok := store.Items()[string(key)]
 	if !ok {
 		return statusNone
 	}

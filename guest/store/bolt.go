@@ -22,6 +22,9 @@ var boltBucket = []byte("kv")
 // lockWait is how long another process may take to let go of the file.
 const lockWait = time.Second
 
+// batchWait is how long a change waits for others to share its write to the disk.
+const batchWait = time.Millisecond
+
 // KVFileMax bounds the data of a store's file, in bytes, checked as it grows.
 const KVFileMax = 16 << 30
 
@@ -37,6 +40,7 @@ func OpenFile(path string) (shelf Shelf, isNew bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("file %q: %w", path, bare(err))
 	}
+	db.MaxBatchDelay = batchWait
 	err = db.Update(func(tx *bbolt.Tx) error {
 		isNew = tx.Bucket(boltBucket) == nil
 		_, err := tx.CreateBucketIfNotExists(boltBucket)

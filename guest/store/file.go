@@ -19,10 +19,15 @@ const fileBytesMax = 64 << 20
 // tell the next change: file systems count in ticks, and two changes may be one.
 const settled = 2 * time.Second
 
+// largeBytes is how long a file may be to be read at every use until it is settled.
+// A longer one, a database, is looked at again once it is.
+const largeBytes = 1 << 20
+
 // live is a file that is read again when it changes. It may be used concurrently.
 type live[T any] struct {
 	// Fixed.
 	path string
+	max  int64 // bytes
 	read func(data []byte) (T, error)
 	log  *slog.Logger
 
@@ -37,7 +42,12 @@ type live[T any] struct {
 // newLive reads the file for the first time. What is wrong with it then is the
 // error; later the last good contents stay, and the log says why.
 func newLive[T any](path string, log *slog.Logger, read func([]byte) (T, error)) (*live[T], error) {
-	f := &live[T]{path: path, read: read, log: log}
+	return newLiveOf(path, fileBytesMax, log, read)
+}
+
+// newLiveOf is newLive of a file of at most max bytes.
+func newLiveOf[T any](path string, max int64, log *slog.Logger, read func([]byte) (T, error)) (*live[T], error) {
+	f := &live[T]{path: path, max: max, read: read, log: log}
 	f.get()
 	return f, f.err
 }
@@ -47,14 +57,15 @@ func (f *live[T]) get() T {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	info, err := os.Stat(f.path)
-	if err == nil && info.ModTime().Equal(f.stamp) && info.Size() == f.size && f.readAt.Sub(f.stamp) > settled {
+	if err == nil && info.ModTime().Equal(f.stamp) && info.Size() == f.size &&
+		(f.readAt.Sub(f.stamp) > settled || f.size > largeBytes && time.Since(f.readAt) < settled) {
 		return f.value
 	}
 	first := f.readAt.IsZero()
 	readAt := time.Now()
 	var data []byte
 	if err == nil {
-		data, err = ReadFile(f.path)
+		data, err = readUpTo(f.path, f.max)
 	}
 	var value T
 	if err == nil {
@@ -78,18 +89,20 @@ func (f *live[T]) get() T {
 }
 
 // ReadFile reads a file of a store whole. Errors do not repeat the path.
-func ReadFile(path string) ([]byte, error) {
+func ReadFile(path string) ([]byte, error) { return readUpTo(path, fileBytesMax) }
+
+func readUpTo(path string, max int64) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, bare(err)
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, fileBytesMax+1))
+	data, err := io.ReadAll(io.LimitReader(file, max+1))
 	if err != nil {
 		return nil, bare(err)
 	}
-	if len(data) > fileBytesMax {
-		return nil, fmt.Errorf("it is longer than %d bytes", fileBytesMax)
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("it is longer than %d bytes", max)
 	}
 	return data, nil
 }

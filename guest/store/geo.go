@@ -13,6 +13,10 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
+// databaseBytesMax bounds a MaxMind database. The free one of cities has 60 MB, the
+// largest that are sold some hundred.
+const databaseBytesMax = 1 << 30
+
 // Geo says where addresses are, as Fastly's documents do. It may be used
 // concurrently.
 type Geo struct {
@@ -32,7 +36,7 @@ func NewGeo(opts GeoOptions, log *slog.Logger) (*Geo, error) {
 		g.file = file
 	}
 	for _, path := range opts.MaxMind {
-		database, err := newLive(path, log, readMaxMind)
+		database, err := newLiveOf(path, databaseBytesMax, log, readMaxMind)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +111,7 @@ var loopback = func() json.RawMessage {
 
 // CheckMaxMind says what is wrong with a database.
 func CheckMaxMind(path string) error {
-	data, err := ReadFile(path)
+	data, err := readUpTo(path, databaseBytesMax)
 	if err != nil {
 		return fmt.Errorf("the file cannot be read: %w", err)
 	}

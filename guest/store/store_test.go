@@ -349,6 +349,30 @@ func TestFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	}
 }
 
+func TestALargeFileIsNotReadAtEveryUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.json")
+	items := make(map[string]string)
+	for i := range 200 {
+		items[fmt.Sprint(i)] = strings.Repeat("x", 8000)
+	}
+	text, err := json.Marshal(items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, string(text))
+	config, err := store.NewConfig(store.ConfigOptions{File: path}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() { config.Items() }); n > 10 {
+		t.Errorf("got %v allocations a lookup: it is read each time", n)
+	}
+	write(t, path, `{"a": "1"}`)
+	if got := config.Items(); len(got) != 1 {
+		t.Errorf("got %d items, want the one that there is now", len(got))
+	}
+}
+
 func TestTheSmallestNetworkOfAnACLCounts(t *testing.T) {
 	path := write(t, filepath.Join(t.TempDir(), "acl.json"), `{"entries": [
 		{"op": "create", "prefix": "192.0.2.7/16", "action": "block"},

@@ -8,7 +8,8 @@
 //	     │   └──► hold ───┴► hub      who holds clients, who gives them items
 //	     │          └──────────► wire who keeps connections
 //	     ├──► origin                  requests to origins
-//	     └──► metrics
+//	     ├──► metrics
+//	     └──► cluster                 what nodes ask each other; main asks, Gateway answers
 //
 // Below these rooms stand grip, wsoverhttp, pubsub and guest, which know nothing of
 // them. Rooms next door, which only main enters: config, control, demo, outbound,

@@ -33,8 +33,8 @@ type Asker interface {
 }
 
 // AnswerMargin is how much earlier than its asker a node that was given so much time
-// stops: its answer has a way to go.
-func AnswerMargin(wait time.Duration) time.Duration { return min(wait/5, 100*time.Millisecond) }
+// stops: its answer has a way to go, maybe through busy machines.
+func AnswerMargin(wait time.Duration) time.Duration { return min(wait/5, 500*time.Millisecond) }
 
 // answering is ctx as who answers has it.
 func answering(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -172,7 +172,7 @@ func TestOneOfAllIsAtMostOnce(t *testing.T) {
 	for _, n := range nodes {
 		n.set(1, true, hang)
 	}
-	report, err := clusters[0].PublishAndCount(t.Context(), within(t, 500*time.Millisecond), items(t, one))
+	report, err := clusters[0].PublishAndCount(t.Context(), within(t, 2*time.Second), items(t, one))
 	if err != nil || report.Delivered != 0 || !report.Items[0].Unknown {
 		t.Fatalf("got %+v, %v; want it to be unknown", report, err)
 	}

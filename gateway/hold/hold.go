@@ -352,8 +352,8 @@ func (c *client) whole(answer *Answer, reuse bool) ([]byte, *wire.Listener) {
 }
 
 // add takes a hold up, in place of the one with its id. It gives it one unless it
-// has one.
-func (k *Keeper) add(h held, mode, user string) bool {
+// has one, and tells a watcher, unless about is nil.
+func (k *Keeper) add(h held, mode, user string, about *hub.About) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.draining {
@@ -369,6 +369,11 @@ func (k *Keeper) add(h held, mode, user string) bool {
 	k.held[p.id] = h
 	k.users.Set(h, user)
 	k.open[mode].Inc()
+	if about != nil {
+		client := *about
+		client.ID, client.Format = h.ID(), h.Format()
+		k.opts.Hub.Watcher().Came(client)
+	}
 	return true
 }
 
@@ -382,6 +387,9 @@ func (k *Keeper) remove(h held, mode string, reason Reason) {
 	if last {
 		delete(k.held, p.id)
 	}
+	if watcher := k.opts.Hub.Watcher(); watcher != nil && added && last {
+		watcher.Left(p.ID(), string(reason)) // before anybody thinks that all have gone
+	}
 	if added && k.draining && len(k.held) == 0 {
 		close(k.empty)
 	}
@@ -389,18 +397,6 @@ func (k *Keeper) remove(h held, mode string, reason Reason) {
 	if added {
 		k.open[mode].Dec()
 		k.ended[string(reason)].Inc()
-		if watcher := k.opts.Hub.Watcher(); watcher != nil && last {
-			watcher.Left(p.ID(), string(reason))
-		}
-	}
-}
-
-// came tells a watcher of a hold that has been added.
-func (k *Keeper) came(h held, about *hub.About) {
-	if about != nil {
-		client := *about
-		client.ID, client.Format = h.ID(), h.Format()
-		k.opts.Hub.Watcher().Came(client)
 	}
 }
 

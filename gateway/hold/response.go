@@ -85,9 +85,7 @@ func (k *Keeper) serveResponse(call Call) {
 	}
 	s.timer = k.opts.Group.Timers(loop).New(s.timeout)
 	k.opts.Hub.Join(&s.sub, s, loop, hub.Manner{Format: hub.FormatResponse, Updates: true, Lingers: true})
-	if k.add(s, "response", call.Instruction.Meta[hub.UserMeta]) {
-		k.came(s, call.About)
-	} else {
+	if !k.add(s, "response", call.Instruction.Meta[hub.UserMeta], call.About) {
 		s.finish(s.stored, ReasonShutdown)
 	}
 	if s.conn != nil {

@@ -117,12 +117,11 @@ func (s *stream) begin(call *Call, first []byte) {
 		filters = filters.WithIDs(s.linked.unprefixed)
 	}
 	s.filters.Store(filters)
-	if !k.add(s, "stream", instruction.Meta[hub.UserMeta]) {
+	if !k.add(s, "stream", instruction.Meta[hub.UserMeta], call.About) {
 		s.conn.Start(first)
 		s.end(ReasonShutdown)
 		return
 	}
-	k.came(s, call.About)
 	err := k.follow(&s.sub, k.channels(call, instruction))
 	s.conn.Start(first)
 	if err != nil {

@@ -127,15 +127,10 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	}
 	s.replies.Store(call.Replies)
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatMessage})
-	if !k.add(s) {
+	if !k.add(s, call.About) {
 		s.originDone = true // whoever called tells the origin
 		s.conn.Abort()
 		return errors.New("the gateway is shutting down")
-	}
-	if call.About != nil {
-		client := *call.About
-		client.ID, client.Format = s.id, hub.FormatMessage
-		k.opts.Hub.Watcher().Came(client)
 	}
 	for _, name := range call.Channels {
 		s.implicit = append(s.implicit, name)

@@ -68,6 +68,9 @@ type session struct {
 	// Guarded by its shard's lock, in the hub.
 	sub hub.Subscriber
 
+	// Guarded by the Keeper's lock.
+	counted bool // as one that has left
+
 	// alive is nil without keep-alive messages, filters without filters, reliable
 	// if no channel is kept track of. Stored by whoever acts on the origin's
 	// events: one at a time.
@@ -316,7 +319,7 @@ func (s *session) exchange(first []wsoverhttp.Event) {
 				}
 				s.ask.Set(s.interval)
 			}
-			paused := s.paused
+			paused, reason := s.paused, s.reason
 			s.paused = false
 			s.mu.Unlock()
 			if paused {
@@ -324,7 +327,7 @@ func (s *session) exchange(first []wsoverhttp.Event) {
 			}
 			if gone {
 				s.up.Close()
-				s.keeper.remove(s)
+				s.keeper.remove(s, reason)
 			}
 			return
 		}
@@ -716,7 +719,7 @@ func (s *session) Closed(_ *wire.Conn, err error) {
 	s.keeper.log.Debug("WebSocket closed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
 	if idle {
 		s.up.Close()
-		s.keeper.remove(s)
+		s.keeper.remove(s, reason)
 	}
 }
 

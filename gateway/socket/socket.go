@@ -184,7 +184,7 @@ func NewKeeper(opts Options) *Keeper {
 }
 
 // add registers a session; false means that the gateway drains.
-func (k *Keeper) add(s *session) bool {
+func (k *Keeper) add(s *session, about *hub.About) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.draining {
@@ -192,6 +192,11 @@ func (k *Keeper) add(s *session) bool {
 	}
 	k.sessions[s.id] = s
 	k.open.Inc()
+	if about != nil {
+		client := *about
+		client.ID, client.Format = s.id, hub.FormatMessage
+		k.opts.Hub.Watcher().Came(client)
+	}
 	return true
 }
 
@@ -199,23 +204,31 @@ func (k *Keeper) add(s *session) bool {
 func (k *Keeper) left(s *session, reason Reason) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.leftLocked(s, reason)
+}
+
+func (k *Keeper) leftLocked(s *session, reason Reason) {
 	k.users.Set(s, "")
-	if k.sessions[s.id] == s {
-		k.open.Dec()
-		k.closed[string(reason)].Inc()
-		if watcher := k.opts.Hub.Watcher(); watcher != nil {
-			watcher.Left(s.id, string(reason))
-		}
+	if k.sessions[s.id] != s || s.counted {
+		return
+	}
+	s.counted = true
+	k.open.Dec()
+	k.closed[string(reason)].Inc()
+	if watcher := k.opts.Hub.Watcher(); watcher != nil {
+		watcher.Left(s.id, string(reason))
 	}
 }
 
-// remove forgets a session that has ended and whose origin knows.
-func (k *Keeper) remove(s *session) {
+// remove forgets a session that has ended and whose origin knows. It may come
+// before left, from who asked the origin last.
+func (k *Keeper) remove(s *session, reason Reason) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.sessions[s.id] != s {
 		return
 	}
+	k.leftLocked(s, reason)
 	delete(k.sessions, s.id)
 	if k.draining && len(k.sessions) == 0 {
 		close(k.empty)

@@ -2,10 +2,12 @@
 
 package guest
 
+import "bytes"
+
 // image is the bytes themselves.
 type image struct{ b []byte }
 
-func newImage(b []byte) (*image, error) { return &image{b}, nil }
+func newImage(b []byte) (*image, error) { return &image{bytes.Clone(b)}, nil }
 
 func (i *image) close() {}
 

@@ -382,6 +382,32 @@ func TestAHandedOffPollIsAskedAgainAtTheBackend(t *testing.T) {
 	}
 }
 
+func TestThePrefixOfTheGuestsRouteHoldsForHandoffs(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Grip-Hold", "response")
+		w.Header().Set("Grip-Channel", "room")
+	}))
+	defer app.Close()
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) { return handoff(x, "app") }, false, backends{"app": app})
+	h.g.SetRoutes([]*gateway.Route{{Domain: "*", Prefix: "mine-", Rules: &origin.Rules{}, Guest: h.guest}})
+	answers := make(chan string, 1)
+	go func() {
+		_, text := h.do("GET", "/poll", "")
+		answers <- text
+	}()
+	for h.g.Held() == 0 {
+		time.Sleep(time.Millisecond) // nobody tells
+	}
+	h.g.Recover() // and still when it has been asked again
+	done := make(chan struct{})
+	defer close(done)
+	go h.publish(&grip.Item{Channel: "room", Response: &grip.ResponseItem{Code: 200, Body: []byte("somebody else's")}}, done)
+	go h.publish(&grip.Item{Channel: "mine-room", Response: &grip.ResponseItem{Code: 200, Body: []byte("mine")}}, done)
+	if got := <-answers; got != "mine" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestAWebSocketIsHandedOff(t *testing.T) {
 	chat := &wsoverhttp.Handler{
 		Open:    func(c *wsoverhttp.Conn) { c.Subscribe("room") },

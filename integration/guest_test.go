@@ -41,6 +41,11 @@ func buildGuest(name, program string) (string, error) {
 		}
 		// So that no gateway has to while a script waits for it.
 		check := exec.CommandContext(ctx, program, "check", "--guest", name+",file="+module+",trap-unknown", "--route", "*,guest="+name, "--guest-cache", guestCache())
+		for _, pair := range os.Environ() {
+			if !strings.HasPrefix(pair, "GRIPWAY_") { // a setting, or for us
+				check.Env = append(check.Env, pair)
+			}
+		}
 		if text, err := check.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("guest %s: %w\n%s", name, err, text)
 		}

@@ -62,3 +62,34 @@ func TestHeadsAreSeenAsTheyWereSent(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTP2MayReadWhileItIsIdle is for the race detector: the connection's state
+// changes in another goroutine than it is read in.
+func TestHTTP2MayReadWhileItIsIdle(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := wire.Listen(inner)
+	var unserved wire.Unserved
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: unserved.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})), Protocols: &protocols,
+		ConnState: unserved.State,
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return wire.ContextSeen(unserved.Context(ctx, nc), nc)
+		},
+	}
+	go server.Serve(listener)
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
+	defer client.CloseIdleConnections()
+	for range 200 {
+		response, err := client.Get("http://" + inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+	}
+}

@@ -251,8 +251,11 @@ type clientConn struct {
 	*net.TCPConn
 	buffered []byte
 
-	at     *request // set before the first read
-	head   *head    // the same; nil if nobody wants to know
+	at   *request // set before the first read
+	head *head    // the same; nil if nobody wants to know
+
+	// Guarded by mu: HTTP/2 reads, writes and changes state in goroutines of its own.
+	mu     sync.Mutex
 	sent   []byte
 	answer []byte
 }
@@ -267,15 +270,19 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 	if c.head != nil && n > 0 {
 		c.head.take(p[:n])
 	}
-	if c.at != nil && len(c.sent) < sentMax && !c.at.served.Load() {
+	if c.at != nil && !c.at.served.Load() {
+		c.mu.Lock()
 		c.sent = append(c.sent, p[:min(n, sentMax-len(c.sent))]...)
+		c.mu.Unlock()
 	}
 	return n, err
 }
 
 func (c *clientConn) Write(p []byte) (int, error) {
-	if c.at != nil && len(c.answer) < answerMax && !c.at.served.Load() {
+	if c.at != nil && !c.at.served.Load() {
+		c.mu.Lock()
 		c.answer = append(c.answer, p[:min(len(p), answerMax-len(c.answer))]...)
+		c.mu.Unlock()
 	}
 	return c.TCPConn.Write(p)
 }
@@ -283,6 +290,8 @@ func (c *clientConn) Write(p []byte) (int, error) {
 // refusal says what was wrong: in the words of the answer, which net/http ends
 // with them for some mistakes, or else in those of reading the request again.
 func (c *clientConn) refusal() Refusal {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	line, _, _ := bytes.Cut(c.sent, []byte("\n"))
 	refusal := Refusal{Client: c.RemoteAddr(), Sent: short(bytes.TrimRight(line, "\r"))}
 	answer := c.answer[bytes.LastIndexByte(c.answer, '\n')+1:]
@@ -300,7 +309,9 @@ func short(b []byte) string { return string(b[:min(len(b), lineMax)]) }
 
 // forget begins anew with the next request.
 func (c *clientConn) forget() {
+	c.mu.Lock()
 	c.sent, c.answer = c.sent[:0], c.answer[:0]
+	c.mu.Unlock()
 	if c.head != nil {
 		c.head.next()
 	}

@@ -173,7 +173,7 @@ type Limits struct {
 
 	// Sandboxes bounds how many there are at once, those that wait included; what is
 	// asked of the program beyond fails with FaultBusy. Zero means 1000, which is
-	// about 1 GB for guests written in Go.
+	// 3 to 4 GB for guests written in Go.
 	Sandboxes int
 }
 

@@ -50,6 +50,7 @@ func (t *seat) run(ctx context.Context) {
 	}()
 	t.sandbox.begin()
 	if t.instance, err = l.take(ctx); err != nil {
+		err = &Fault{Kind: FaultHost, Text: err.Error()}
 		return
 	}
 	if start := p.prepared.Start; start != "" {

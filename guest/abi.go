@@ -47,6 +47,17 @@ type Instance interface {
 // ended, before it is closed. Waiting for it is the guest's.
 type Finisher interface{ Finish() }
 
+// Keeper is an Instance that hands on what its guest held when a snapshot was taken of
+// it: guests that are started from it believe that they hold the same.
+type Keeper interface {
+	// Keep returns what the guest holds. It has not asked for a request yet.
+	Keep() any
+
+	// Kept is given what Keep returned, in place of what the guest's own start would
+	// have made. Others are given the same.
+	Kept(held any)
+}
+
 // Parker is an ABI whose guests can be started from a snapshot.
 type Parker interface {
 	// Parks says whether a host function may be the first to call Sandbox.Next.

@@ -29,6 +29,7 @@ type seat struct {
 	instance *instance
 
 	snapshot experimental.Snapshot // nil: it cannot be restored
+	held     any                   // what the guest held then, if its ABI is a Keeper
 	restored bool                  // it has been; guarded by the pool's mu
 	uses     int
 }
@@ -90,6 +91,9 @@ func (t *seat) keep(ctx context.Context) {
 			p.log.Warn("a guest cannot be started from a snapshot", "error", err)
 			return
 		}
+		if k, ok := s.instance.(Keeper); ok {
+			t.held = k.Keep()
+		}
 	}
 	t.snapshot = experimental.GetSnapshotter(ctx).Snapshot()
 }
@@ -125,6 +129,9 @@ func (s *Sandbox) exit(code uint32) {
 	l.mu.Unlock()
 	t.uses++
 	next.begin()
+	if k, ok := next.instance.(Keeper); ok {
+		k.Kept(t.held)
+	}
 	if !restored {
 		panic(&Fault{Kind: FaultHost, Text: "the snapshot could not be restored"})
 	}

@@ -265,16 +265,24 @@ func (c *call) addBackend(o guest.BackendOptions) status {
 	case len(c.dynamic) >= dynamicMax:
 		return statusLimit
 	}
-	b, err := c.service.Backends.Open(o)
-	if err != nil {
+	if err := c.describe(o); err != nil {
 		c.Log.Warn("the guest describes a backend that cannot be", "error", err)
 		return statusInvalid
 	}
-	if c.dynamic == nil {
-		c.dynamic = make(map[string]guest.Backend)
-	}
-	c.dynamic[o.Name] = b
 	return statusOK
+}
+
+// describe makes a backend of the sandbox's own.
+func (b *sandbox) describe(o guest.BackendOptions) error {
+	backend, err := b.service.Backends.Open(o)
+	if err != nil {
+		return err
+	}
+	if b.dynamic == nil {
+		b.dynamic = make(map[string]guest.Backend)
+	}
+	b.dynamic[o.Name] = backend
+	return nil
 }
 
 func hasPort(address string) bool {

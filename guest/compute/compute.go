@@ -249,6 +249,50 @@ func (ABI) Open(s *guest.Sandbox) guest.Instance {
 	return b
 }
 
+// held is what a guest holds before it has asked for a request, if it is to be held by
+// others as well: what it opened by name, and the backends that it described.
+type held struct {
+	endpoints    []string
+	configs      opened[*store.Config]
+	kvStores     opened[*store.KV]
+	secretStores opened[map[string]store.Secret]
+	secrets      opened[store.Secret]
+	acls         opened[*store.ACL]
+	dynamic      []guest.BackendOptions
+
+	// The next handles. What there was of requests, responses and bodies is gone, and
+	// must not be taken for what comes.
+	requests, responses, items uint32
+}
+
+// Keep is guest.Keeper.
+func (b *sandbox) Keep() any {
+	h := &held{
+		endpoints: slices.Clone(b.endpoints), configs: b.configs.clone(), kvStores: b.kvStores.clone(), secretStores: b.secretStores.clone(),
+		secrets: b.secrets.clone(), acls: b.acls.clone(), requests: b.requests.next, responses: b.responses.next, items: b.items.next,
+	}
+	for _, backend := range b.dynamic {
+		h.dynamic = append(h.dynamic, backend.Options())
+	}
+	return h
+}
+
+// Kept is guest.Keeper.
+func (b *sandbox) Kept(what any) {
+	h, ok := what.(*held)
+	if !ok {
+		return
+	}
+	b.endpoints, b.configs, b.kvStores, b.secretStores = slices.Clone(h.endpoints), h.configs.clone(), h.kvStores.clone(), h.secretStores.clone()
+	b.secrets, b.acls = h.secrets.clone(), h.acls.clone()
+	b.requests.next, b.responses.next, b.items.next = h.requests, h.responses, h.items
+	for _, options := range h.dynamic {
+		if err := b.describe(options); err != nil {
+			b.Log.Warn("a backend of the guest cannot be any more", "error", err)
+		}
+	}
+}
+
 // environment is what Fastly sets, with the values of a service that is tried out
 // locally. Programs know by FASTLY_HOSTNAME that they are.
 var environment = []struct{ name, value string }{

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,6 +161,7 @@ func TestAGuestOfFastlysSDK(t *testing.T) {
 	if _, content, err := get(t.Context(), program, exchange("GET", "/half", "")); content != "half of the answer" || err != errBrokenOff {
 		t.Errorf("got %q, %v, want an answer that is broken off", content, err)
 	}
+	t.Run("holds what it has opened when it is started from a snapshot", func(t *testing.T) { startsFromSnapshot(t, runtime) })
 	t.Run("serves many requests, where it asks for them", func(t *testing.T) { servesMany(t, runtime) })
 }
 
@@ -183,4 +185,34 @@ func servesMany(t *testing.T, runtime *guest.Runtime) {
 		time.Sleep(20 * time.Millisecond) // until it asks for one more; more than one try in any case
 	}
 	t.Error("no instance was given a second request")
+}
+
+// startsFromSnapshot logs to an endpoint that was opened before the snapshot.
+func startsFromSnapshot(t *testing.T, runtime *guest.Runtime) {
+	var logged log
+	var snapshots atomic.Int32
+	program, err := runtime.Load(t.Context(), guesttest.Build(t, "testdata/sdk"), guest.LoadOptions{
+		Name: "sdk", Service: &Service{Log: slog.New(slog.NewTextHandler(&logged, nil))}, Limits: guest.Limits{CPU: time.Minute}, Snapshot: true, Parked: 1,
+		Observer: &guest.Observer{Started: func(way guest.Way, _ time.Duration) {
+			if way == guest.WaySnapshot {
+				snapshots.Add(1)
+			}
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	for ; asked < 50 && snapshots.Load() < 2; asked++ {
+		if _, _, err := get(t.Context(), program, clientRequest("GET", "http://example.com/log", "")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond) // until an instance is parked again; more than one try in any case
+	}
+	if snapshots.Load() == 0 {
+		t.Fatal("nothing was started from a snapshot")
+	}
+	if got := strings.Count(logged.String(), "endpoint=audit"); got != asked {
+		t.Errorf("got %d lines of the endpoint, want %d\n%s", got, asked, &logged)
+	}
 }

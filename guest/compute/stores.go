@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"maps"
 	"net/netip"
 
 	"github.com/gripway/gripway/guest/store"
@@ -44,6 +45,11 @@ func (o *opened[T]) open(name string, v T) (uint32, status) {
 		o.byName[name] = h
 	}
 	return h, st
+}
+
+// clone is the same handles for another sandbox.
+func (o *opened[T]) clone() opened[T] {
+	return opened[T]{table[T]{next: o.next, live: maps.Clone(o.live)}, maps.Clone(o.byName)}
 }
 
 // openNamed is the hostcall open of a kind: the name is parameters 0 and 1, the

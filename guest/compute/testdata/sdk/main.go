@@ -16,6 +16,9 @@ import (
 	"github.com/fastly/compute-sdk-go/rtlog"
 )
 
+// audit is opened before there is a request, as many programs do.
+var audit = rtlog.Open("audit")
+
 // served counts the requests of this instance.
 var served int
 
@@ -103,7 +106,7 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		}
 		w.Append(response.Body)
 	case "/log":
-		fmt.Fprintln(rtlog.Open("audit"), "to the endpoint")
+		fmt.Fprintln(audit, "to the endpoint")
 		fmt.Println("to stdout")
 		fmt.Fprint(os.Stderr, "to stderr")
 		fmt.Fprint(w, os.Getenv("FASTLY_HOSTNAME"), " ", os.Getenv("FASTLY_SERVICE_ID"), " ", len(os.Getenv("FASTLY_TRACE_ID")), " ", os.Args[0])

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/grip"
@@ -212,15 +213,17 @@ func (c *Cluster) publishOne(ctx context.Context, item *grip.Item) (report ItemR
 		if err := pubsub.CheckChannel(ctx, name); err != nil {
 			return report, nodes, err
 		}
-		answers, asked, err := ask[candidatesAnswer](ctx, c, kindCandidates, candidatesQuestion{name, formats, item.ID})
+		answers, asked, err := c.askCandidates(ctx, candidatesQuestion{name, formats, item.ID})
 		if err != nil {
 			return report, nodes, err
 		}
 		nodes = worse(nodes, asked)
 		total, seen := 0, false
-		for _, a := range answers {
-			total += a.what.Candidates
-			seen = seen || a.what.Seen
+		for i := range answers {
+			what := &answers[i].what
+			what.Candidates = min(max(what.Candidates, 0), candidatesMax)
+			total += what.Candidates
+			seen = seen || what.Seen
 		}
 		report.Receivers += total
 		if seen {
@@ -241,6 +244,22 @@ func (c *Cluster) publishOne(ctx context.Context, item *grip.Item) (report ItemR
 	return report, nodes, nil
 }
 
+// candidatesMax is how many candidates of a node count. It holds no more clients;
+// whoever speaks NATS could say so, and sums of such numbers would not be sums.
+const candidatesMax = 1_000_000
+
+// askCandidates asks the nodes how many they have. It takes half of the time at most: a
+// node that has died and is not missed yet does not answer, and the others still have to
+// be offered the item.
+func (c *Cluster) askCandidates(ctx context.Context, question candidatesQuestion) ([]said[candidatesAnswer], Nodes, error) {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-time.Until(end)/2))
+		defer cancel()
+	}
+	return ask[candidatesAnswer](ctx, c, kindCandidates, question)
+}
+
 // inTurn returns the nodes that have candidates, whose turn it is first.
 func (c *Cluster) inTurn(channel string, answers []said[candidatesAnswer], total int) (ids []string) {
 	if total == 0 {
@@ -252,7 +271,7 @@ func (c *Cluster) inTurn(channel string, answers []said[candidatesAnswer], total
 	if turn.Load() == 0 { // nodes must not all begin with the same
 		turn.CompareAndSwap(0, mathrand.Uint32())
 	}
-	at := int(turn.Add(1)) % total
+	at := int(turn.Add(1) % uint32(total))
 	first := 0
 	for at >= answers[first].what.Candidates {
 		at -= answers[first].what.Candidates

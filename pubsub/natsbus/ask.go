@@ -27,7 +27,7 @@ import (
 //	gripway.hello            who is there          {"node":"…","name":"…","gone":false}
 //	gripway.NAME             a request of a program that speaks NATS, which one node takes
 //
-// A node says hello when it comes, every helloEvery, and to one it does not know; it
+// A node says hello when it comes, every helloEvery, and to one it did not know; it
 // says that it is gone when it is closed. Who is not heard for helloMax is forgotten.
 // Questions come over the connection that the items come over, and behind them, so
 // that a node that is asked about an item has had it.
@@ -93,7 +93,9 @@ type node struct {
 
 // asking is a question that is out.
 type asking struct {
+	node    string          // who is asked; "" is all
 	need    map[string]bool // ids of those who have not answered
+	said    map[string]bool // ids of those who have; some of them were not known yet
 	answers []pubsub.NodeAnswer
 	silent  []string      // ids of those who answered that they do not
 	done    chan struct{} // closed when need is empty
@@ -201,15 +203,14 @@ func (t *talk) heard(data []byte) {
 		known.heard = now
 	case len(t.nodes) < nodesMax:
 		t.nodes[text.Node] = &node{text.Name, now}
+		if !t.closed {
+			t.working.Go(func() { t.hello(false) }) // not in the reader, which the server may be waiting for
+		}
 	}
 	for id, n := range t.nodes {
 		if now.Sub(n.heard) > helloMax {
 			delete(t.nodes, id)
 		}
-	}
-	fresh := known == nil && !text.Gone && !t.closed
-	if fresh {
-		t.working.Go(func() { t.hello(false) }) // not in the reader, which the server may be waiting for
 	}
 	t.mu.Unlock()
 }
@@ -303,11 +304,21 @@ func (t *talk) answered(part string, m *nats.Msg) {
 			}
 		}
 	case word == "ok":
-		a.answers = append(a.answers, pubsub.NodeAnswer{Node: node, Data: answer})
-		a.tickLocked(node)
+		a.sayLocked(node, answer)
 	default:
 		a.silentLocked(node)
 	}
+}
+
+// sayLocked takes an answer. The first of a node counts, and of those who are not asked
+// none: whoever speaks NATS can send any number.
+func (a *asking) sayLocked(node string, answer []byte) {
+	if a.said[node] || !a.need[node] && (a.node != "" || len(a.answers) > nodesMax) {
+		return
+	}
+	a.said[node] = true
+	a.answers = append(a.answers, pubsub.NodeAnswer{Node: node, Data: answer})
+	a.tickLocked(node)
 }
 
 func (a *asking) silentLocked(node string) {
@@ -366,7 +377,7 @@ func (t *talk) ask(ctx context.Context, node, kind string, question []byte, need
 	if err := pubsub.CheckItem(kind, len(question), pubsub.ItemBytesMax-1000); err != nil {
 		return pubsub.Answers{}, err
 	}
-	a := &asking{need: need, done: make(chan struct{})}
+	a := &asking{node: node, need: need, said: make(map[string]bool, len(need)), done: make(chan struct{})}
 	names := make(map[string]string, len(need))
 	t.mu.Lock()
 	if t.closed {
@@ -451,8 +462,7 @@ func (t *talk) askSelf(ctx context.Context, a *asking, fn handler, question []by
 			a.silentLocked(t.id)
 			return
 		}
-		a.answers = append(a.answers, pubsub.NodeAnswer{Node: t.id, Data: data})
-		a.tickLocked(t.id)
+		a.sayLocked(t.id, data)
 	}
 	if fn == nil || !t.begins(t.places) {
 		tell(nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -199,6 +200,86 @@ func TestWhatNodesDoNotSayIsPassedOver(t *testing.T) {
 	}
 	if _, err := node.AskNode(t.Context(), node.ID(), "pong", nil); !errors.Is(err, pubsub.ErrNoAnswer) {
 		t.Errorf("got %v, want %v", err, pubsub.ErrNoAnswer)
+	}
+}
+
+// If it said hello to each that it has no room for, two crowds of nodes would greet
+// each other without end.
+func TestANodeDoesNotGreetThoseItHasNoRoomFor(t *testing.T) {
+	node := open(t, listening)
+	node.Answer("ping", func(context.Context, []byte) []byte { return []byte("pong") })
+	conn, err := node.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for i := range 1000 {
+		conn.Publish("gripway.hello", fmt.Appendf(nil, `{"node":"n%d","name":"a"}`, i))
+	}
+	eventually(t, "no room is left", func() bool { return node.Stats().Nodes == 1000 })
+	var greeted atomic.Int64
+	if _, err := conn.Subscribe("gripway.hello", func(m *nats.Msg) {
+		if strings.Contains(string(m.Data), node.ID()) {
+			greeted.Add(1)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5000 {
+		conn.Publish("gripway.hello", fmt.Appendf(nil, `{"node":"m%d","name":"a"}`, i))
+	}
+	for range 2 { // behind all that, and then behind what came of it
+		if _, err := conn.Request("gripway.ask", fmt.Appendf(nil, "ping %d\n", patience.Milliseconds()), patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := greeted.Load(); n > 2500 { // some are from before, and some are said every now and then
+		t.Errorf("it said hello %d times", n)
+	}
+}
+
+func TestAnAnswerCountsOnceAndOfThoseWhoAreAsked(t *testing.T) {
+	node := open(t, listening)
+	hold := make(chan struct{})
+	node.Answer("ping", func(context.Context, []byte) []byte { <-hold; return []byte("pong") })
+	conn, err := node.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.Publish("gripway.hello", []byte(`{"node":"other","name":"other"}`))
+	eventually(t, "the other is known", func() bool { return node.Stats().Nodes == 1 })
+	if _, err := conn.Subscribe("gripway.ask", func(m *nats.Msg) {
+		for range 10 {
+			conn.Publish(m.Reply, []byte("other ok\nlie"))
+		}
+		for i := range 3000 {
+			conn.Publish(m.Reply, fmt.Appendf(nil, "n%d ok\nlie", i))
+		}
+		conn.FlushTimeout(patience)
+		close(hold)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Subscribe("gripway.ask.other", func(m *nats.Msg) {
+		conn.Publish(m.Reply, []byte("another ok\nlie"))
+		conn.Publish(m.Reply, []byte("other ok\ntruth"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn.FlushTimeout(patience)
+	answers := ask(t, node, patience, "ping", "")
+	said := map[string]int{}
+	for _, answer := range answers.Nodes {
+		said[answer.Node]++
+	}
+	if said["other"] != 1 || said[node.ID()] != 1 || len(answers.Nodes) > 1010 || len(answers.Missing) != 0 {
+		t.Errorf("got %d answers, of which the other's %d and its own %d", len(answers.Nodes), said["other"], said[node.ID()])
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if got, err := node.AskNode(ctx, "other", "ping", nil); err != nil || string(got) != "truth" {
+		t.Errorf("one node: got %q, %v", got, err)
 	}
 }
 

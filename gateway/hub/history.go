@@ -51,6 +51,7 @@ type history struct {
 	mu    sync.Mutex
 	kept  []keptItem
 	bytes int
+	ended bool // what is still on its way when the channel is left is not kept
 }
 
 type keptItem struct {
@@ -71,8 +72,12 @@ func (h *history) add(item *grip.Item, now time.Time) {
 	if item.Response != nil {
 		size += len(item.Response.Body)
 	}
+	size = max(size, historyItemBytes+len(item.Raw())) // meta, headers and the like count, too
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.ended {
+		return
+	}
 	if n := len(h.kept); n > 0 && (item.ID == "" || item.PrevID != h.kept[n-1].item.ID) {
 		h.dropLocked(n)
 	}
@@ -106,6 +111,7 @@ func (h *history) dropLocked(n int) {
 func (h *history) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.ended = true
 	h.dropLocked(len(h.kept))
 }
 

@@ -195,12 +195,24 @@ func (ch *channel) ReceiveFrom(name string, data []byte) {
 		return
 	}
 	pub.channel = name
-	if q := ch.pattern.sequence(ch, name, sequenced(item)); q != nil {
-		q.take(pub, false)
-	} else {
-		ch.spread(pub, false)
-	}
+	ch.takeMatched(pub, name)
 	pub.receipt.release(Counts{})
+}
+
+// takeMatched passes the publication on in the order of its channel. That one may just
+// have been forgotten to make room for others, and then begins anew: its items come one
+// at a time, so that twice is enough.
+func (ch *channel) takeMatched(pub *Publication, name string) {
+	for range 2 {
+		q := ch.pattern.sequence(ch, name, sequenced(pub.Item))
+		if q == nil {
+			ch.spread(pub, false)
+			return
+		}
+		if q.take(pub, false) {
+			return
+		}
+	}
 }
 
 // sequence returns the order of one of the channels, or nil if it has none and

@@ -41,6 +41,8 @@ func (p *Publication) special() bool {
 		it.Message != nil && (it.Message.Action != grip.ActionSend || it.Message.HasContentFilters)
 }
 
+// size is how long what is written to a client is. weight is how much memory it takes
+// while it waits: an answer of a long poll, meta and headers count, too.
 func (p *Publication) size() int {
 	n := 0
 	if p.Item.Stream != nil {
@@ -51,6 +53,8 @@ func (p *Publication) size() int {
 	}
 	return n
 }
+
+func (p *Publication) weight() int { return max(p.size(), len(p.Item.Raw())) }
 
 // streamChunk is the content as a chunk of the chunked transfer coding (RFC
 // 9112, section 7.1). Empty content is no chunk: that would end the response.

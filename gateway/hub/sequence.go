@@ -45,33 +45,34 @@ type waitingItem struct {
 	until time.Time
 }
 
-// take passes the publication on, now, later, or never.
-func (q *sequence) take(pub *Publication, more bool) {
+// take passes the publication on, now, later, or never. It returns false, and does
+// nothing, if the sequence has ended.
+func (q *sequence) take(pub *Publication, more bool) bool {
 	item := pub.Item
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended {
-		return
+		return false
 	}
 	if item.ID != "" && q.twice(item.ID) {
 		q.ch.hub.duplicates.Inc()
 		pub.receipt.twice()
-		return
+		return true
 	}
 	if item.NoSeq {
 		q.ch.spread(pub, more)
-		return
+		return true
 	}
 	if item.PrevID == "" || !q.known || item.PrevID == q.last {
 		q.pass(pub, more)
 		q.passWaiting()
-		return
+		return true
 	}
 	for _, w := range q.waiting {
 		if w.pub.Item.PrevID == item.PrevID {
 			q.ch.hub.duplicates.Inc()
 			pub.receipt.twice()
-			return
+			return true
 		}
 	}
 	pub.receipt.hold()
@@ -81,6 +82,7 @@ func (q *sequence) take(pub *Publication, more bool) {
 		q.passFirst()
 	}
 	q.arm()
+	return true
 }
 
 // twice says whether the id was seen lately, and remembers it.

@@ -75,7 +75,7 @@ func (s *shard) push(d delivery, more bool) {
 	}
 	size := 0
 	if d.pub != nil {
-		size = d.pub.size()
+		size = d.pub.weight()
 	}
 	for s.fullLocked(size) && !s.closed {
 		s.room.Wait()

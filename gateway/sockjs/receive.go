@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // dress is how a transport writes frames.
@@ -120,8 +121,7 @@ func (c *client) receive(transport string) {
 				return
 			}
 		}
-		c.poll(d, frame)
-		cut = c.r.Context().Err() != nil
+		cut = c.poll(d, frame) != nil || c.r.Context().Err() != nil
 		return
 	}
 	out := c.begin(d)
@@ -144,14 +144,29 @@ func (c *client) refusePoll(d dress) {
 }
 
 // poll answers with one frame.
-func (c *client) poll(d dress, frame []byte) {
+func (c *client) poll(d dress, frame []byte) error {
 	b := d.append(nil, frame)
 	h := c.w.Header()
 	h.Set("Content-Type", d.contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	c.w.WriteHeader(http.StatusOK)
-	c.w.Write(b)
+	return c.write(b)
+}
+
+// write writes and sees to it that it leaves. A client that does not read has
+// writeTimeout; the connection has no deadline afterwards, it may be used again.
+func (c *client) write(b []byte) error {
+	rc := http.NewResponseController(c.w)
+	rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // not every server has one
+	if _, err := c.w.Write(b); err != nil {
+		return err
+	}
+	if err := rc.Flush(); err != nil {
+		return err
+	}
+	rc.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // append appends a frame as the transport writes it.
@@ -201,7 +216,7 @@ func (c *client) begin(d dress) *output {
 	h.Set("X-Content-Type-Options", "nosniff")
 	c.w.WriteHeader(http.StatusOK)
 	if d.begin != "" {
-		c.w.Write([]byte(d.begin))
+		c.write([]byte(d.begin)) // the first frame sees if it did not arrive
 	}
 	return &output{c: c, d: d, ctx: c.r.Context()}
 }
@@ -210,10 +225,7 @@ func (c *client) begin(d dress) *output {
 func (o *output) write(frame []byte) error {
 	b := o.d.append(nil, frame)
 	o.bytes += len(b)
-	if _, err := o.c.w.Write(b); err != nil {
-		return err
-	}
-	if err := http.NewResponseController(o.c.w).Flush(); err != nil {
+	if err := o.c.write(b); err != nil {
 		return err
 	}
 	return o.ctx.Err()

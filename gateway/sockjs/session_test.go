@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -157,4 +158,47 @@ func TestTheOriginSeesAHandshake(t *testing.T) {
 		b.peer.Drop()
 		time.Sleep(11 * time.Second)
 	})
+}
+
+// stuck is a client that reads nothing.
+type stuck struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (w *stuck) SetWriteDeadline(at time.Time) error {
+	w.deadline = at
+	return nil
+}
+
+func (w *stuck) Write([]byte) (int, error) {
+	if w.deadline.IsZero() {
+		time.Sleep(24 * time.Hour)
+	}
+	time.Sleep(time.Until(w.deadline))
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestAClientThatReadsNothingIsLeftAlone(t *testing.T) {
+	for _, transport := range []string{"xhr", "xhr_streaming"} {
+		synctest.Test(t, func(t *testing.T) {
+			s, b := sockjs.New(sockjs.Options{}), &behind{t: t}
+			ask(s, b.open, t.Context(), "/sj/0/a/xhr", "")
+			b.peer.Write([]byte("hi"))
+			synctest.Wait()
+			begin := time.Now()
+			path := "/sj/0/a/" + transport
+			s.Serve(sockjs.Call{
+				W: &stuck{ResponseRecorder: httptest.NewRecorder()}, R: httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, nil),
+				Path: path, Base: "/sj", Realm: "*", Open: b.open,
+			})
+			if took := time.Since(begin); took > 2*time.Minute {
+				t.Errorf("%s: it was waited for %v", transport, took)
+			}
+			if _, _, err := b.peer.Read(); err == nil {
+				t.Errorf("%s: the session goes on without its client", transport)
+			}
+			time.Sleep(11 * time.Second) // until it is forgotten
+		})
+	}
 }

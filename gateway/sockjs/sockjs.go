@@ -63,6 +63,9 @@ const (
 	// asks for another: browsers keep all of it in memory.
 	streamBytesMax = 128 << 10
 
+	// writeTimeout bounds each write to a client that does not read.
+	writeTimeout = 30 * time.Second
+
 	// sendBytesDefault bounds what a client says in one request.
 	sendBytesDefault = 1 << 20
 

@@ -186,6 +186,23 @@ func TestNothingIsPublishedIfOneItemIsForbidden(t *testing.T) {
 	}
 }
 
+// It has the clients of all channels ask their origins, at once.
+func TestRecoveryNeedsAKeyForAllChannels(t *testing.T) {
+	recovered := 0
+	_, url := api(t, control.Options{
+		Recover: func() { recovered++ },
+		Access:  admitted(t, app, access.Publisher{Name: "news", Tokens: []string{"news"}, Channels: []string{"news.*"}}),
+	})
+	for token, want := range map[string]int{"news": 403, "s3cret": 200} {
+		if answer, body := ask(t, "POST", url+"/recover/", "", "Authorization: Bearer "+token); answer.StatusCode != want {
+			t.Errorf("%s: got %d %q, want %d", token, answer.StatusCode, body, want)
+		}
+	}
+	if recovered != 1 {
+		t.Errorf("recovered %d times, want 1", recovered)
+	}
+}
+
 func TestOverTheRateIsToldWhenToComeAgain(t *testing.T) {
 	_, url := api(t, control.Options{Metrics: metrics.New(), Access: admitted(t,
 		access.Publisher{Name: "slow", Tokens: []string{"slow"}, Rate: 0.01, Burst: 2})})

@@ -36,7 +36,7 @@
 //
 //	401   no key, or none of ours; WWW-Authenticate says what there is
 //	403   the key is not for a channel, which is named; nothing is published. Or it
-//	      is for some channels only, and nothing is purged
+//	      is for some channels only, and nothing is purged, nor recovered
 //	429   the key's rate is used up; Retry-After says until when
 //	400   more items at once than the key's burst: waiting would not help
 //	503   the keys of a token's issuer cannot be read at present
@@ -67,6 +67,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -275,7 +276,7 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/publish/", "/publish":
 		c.publish(w, r, key)
 	case "/recover":
-		c.recover(w, r)
+		c.recover(w, r, key)
 	case "/api/subscribe":
 		c.subscribe(w, r, key)
 	case "/api/close":
@@ -323,7 +324,7 @@ func plainPath(path string) string {
 	return path
 }
 
-func (c *Control) recover(w http.ResponseWriter, r *http.Request) {
+func (c *Control) recover(w http.ResponseWriter, r *http.Request, key *access.Key) {
 	format := negotiate(r.Header)
 	switch {
 	case format == formatNone:
@@ -332,6 +333,8 @@ func (c *Control) recover(w http.ResponseWriter, r *http.Request) {
 		notAllowed(w, r, "POST")
 	case c.recoverAll == nil:
 		answer(w, http.StatusNotImplemented, "Recovery is not supported here.")
+	case !key.MayAll():
+		answer(w, http.StatusForbidden, fmt.Sprintf("The key %q is for some channels only, and all would be asked about.", key.Name()))
 	default:
 		c.recoverAll()
 		updated.write(w, format)

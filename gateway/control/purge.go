@@ -127,6 +127,7 @@ func purgeKeys(w http.ResponseWriter, r *http.Request) (keys []string, wrong str
 		var body struct {
 			Keys []string `json:"surrogate_keys"`
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWait)) // not every server has one
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, purgeBytes)).Decode(&body); err != nil {
 			return nil, `it names no keys: want a header Surrogate-Key, or a body {"surrogate_keys":["…"]}.`
 		}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -354,6 +355,10 @@ func (ev *Events) postOnce(ctx context.Context, body []byte) error {
 	}
 	response, err := ev.opts.Client.Do(request)
 	if err != nil {
+		var with *url.Error
+		if errors.As(err, &with) {
+			err = with.Err // the URL may hold a secret, which is not for the log
+		}
 		return err
 	}
 	defer response.Body.Close()

@@ -1,11 +1,13 @@
 package watch_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -222,6 +224,22 @@ func TestEventsAreToldAgainUntilTheyAreTaken(t *testing.T) {
 		events.Flush(t.Context())
 		if got := b.take(""); len(got) != 1 || !strings.Contains(got[0], `"type":"unsubscribe"`) || !strings.Contains(got[0], `"reason":"gone"`) {
 			t.Errorf("got %q, want what came afterwards, once", got)
+		}
+	})
+}
+
+func TestWhatIsSecretInABackendsURLIsNotLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		b := &backend{answer: func(int) (int, error) { return 0, errors.New("refused") }}
+		w, events, stop := runEvents(t, watch.EventsOptions{
+			URL: "http://back/events?token=s3cret", Client: &http.Client{Transport: b}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		w.Came(ann)
+		events.Flush(t.Context())
+		stop()
+		if text := log.String(); !strings.Contains(text, "refused") || strings.Contains(text, "s3cret") {
+			t.Errorf("log: %s", text)
 		}
 	})
 }

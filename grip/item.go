@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -321,10 +322,10 @@ func parseItem(r *reader, needChannel bool) (*Item, error) {
 			return nil, err
 		}
 	}
-	if item.ID, err = optionalString(parent, "id", v.id); err != nil {
+	if item.ID, err = itemID(parent, "id", v.id); err != nil {
 		return nil, err
 	}
-	if item.PrevID, err = optionalString(parent, "prev-id", v.prevID); err != nil {
+	if item.PrevID, err = itemID(parent, "prev-id", v.prevID); err != nil {
 		return nil, err
 	}
 
@@ -390,6 +391,25 @@ func parseItem(r *reader, needChannel bool) (*Item, error) {
 		}
 	}
 	return item, nil
+}
+
+// IDBytesMax bounds an item's id: gateways remember many of them, and name them in a
+// header (Grip-Last), of which many servers take 8 kB in all.
+const IDBytesMax = 4 << 10
+
+// itemID reads an id. One that cannot stand in a header is refused while somebody can
+// be told: whoever has it could not ask the origin for what comes after it.
+func itemID(parent, name string, value []byte) (string, error) {
+	id, err := optionalString(parent, name, value)
+	switch {
+	case err != nil:
+		return "", err
+	case len(id) > IDBytesMax:
+		return "", fmt.Errorf("%s contains '%s' with %d bytes, and at most %d can be", parent, name, len(id), IDBytesMax)
+	case strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "", fmt.Errorf("%s contains '%s' with a control character, which no header can have: %.40q", parent, name, id)
+	}
+	return id, nil
 }
 
 // receiptMember is where Item.Receipt stands.

@@ -230,7 +230,7 @@ func (c *Cluster) publishOne(ctx context.Context, item *grip.Item) (report ItemR
 			report.Dropped.Duplicate += total
 			return report, nodes, nil
 		}
-		taken, unknown, err := c.offer(ctx, name, item, c.inTurn(name, answers, total))
+		taken, unknown, err := c.offer(ctx, name, item, c.inTurn(name, answers, total), total > 1)
 		if err != nil {
 			return report, nodes, err
 		}
@@ -285,9 +285,22 @@ func (c *Cluster) inTurn(channel string, answers []said[candidatesAnswer], total
 	return ids
 }
 
-// offer offers an item to nodes until one has somebody who takes it.
-func (c *Cluster) offer(ctx context.Context, channel string, item *grip.Item, ids []string) (taken, unknown bool, err error) {
-	for _, behind := range []bool{false, true} {
+// behindWait is how long an item waits if nobody takes it who is not behind: who was just
+// being written to, for whom bytes wait for a moment, is not to be passed over for
+// somebody who does not read at all.
+const behindWait = 10 * time.Millisecond
+
+// offer offers an item to nodes until one has somebody who takes it. Several is whether
+// there is a choice.
+func (c *Cluster) offer(ctx context.Context, channel string, item *grip.Item, ids []string, several bool) (taken, unknown bool, err error) {
+	rounds := []bool{false, false, true} // whether those who are behind may have it
+	if !several {
+		rounds = rounds[1:]
+	}
+	for i, behind := range rounds {
+		if i > 0 && !behind && !sleep(ctx, behindWait) {
+			return false, false, nil
+		}
 		question, err := json.Marshal(oneQuestion{channel, behind, item.Raw()})
 		if err != nil {
 			return false, false, err
@@ -312,4 +325,16 @@ func (c *Cluster) offer(ctx context.Context, channel string, item *grip.Item, id
 		}
 	}
 	return false, false, nil
+}
+
+// sleep returns false if ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -143,6 +143,11 @@ func (c *client) query() string {
 
 // refuse passes on what the origin, or the gateway, answered to the handshake.
 func (c *client) refuse(w *handshakeWriter) {
+	if w.over {
+		c.server.log.Warn("SockJS session", "path", c.call.Path, "error", errRefusal)
+		c.plain(http.StatusBadGateway, "Error while proxying to origin.\n")
+		return
+	}
 	h := c.head()
 	for name, values := range w.header {
 		if _, ours := h[name]; !ours {
@@ -166,7 +171,14 @@ type handshakeWriter struct {
 	header   http.Header
 	status   int
 	body     []byte
+	over     bool // there was more than refusalBytesMax
 }
+
+// refusalBytesMax bounds the body of an answer that refuses a session: it is kept until
+// it is whole. Those to WebSockets have the same.
+const refusalBytesMax = 100_000
+
+var errRefusal = errors.New("an answer to a SockJS handshake is longer than may be")
 
 func (w *handshakeWriter) Header() http.Header { return w.header }
 
@@ -179,6 +191,9 @@ func (w *handshakeWriter) WriteHeader(status int) {
 
 func (w *handshakeWriter) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	if w.over = w.over || len(w.body)+len(b) > refusalBytesMax; w.over {
+		return 0, errRefusal
+	}
 	w.body = append(w.body, b...)
 	return len(b), nil
 }

@@ -202,3 +202,18 @@ func TestAClientThatReadsNothingIsLeftAlone(t *testing.T) {
 		})
 	}
 }
+
+func TestARefusalThatHasNoEndIsNotKept(t *testing.T) {
+	written := 0
+	got := ask(sockjs.New(sockjs.Options{}), func(w http.ResponseWriter, _ *http.Request) {
+		for piece := make([]byte, 10_000); written < 10<<20; {
+			n, err := w.Write(piece)
+			if written += n; err != nil {
+				return
+			}
+		}
+	}, t.Context(), "/sj/0/a/xhr", "")
+	if written > 100_000 || got.Code != http.StatusBadGateway || got.Body.Len() > 100 {
+		t.Errorf("%d bytes were taken, and answered with %d and %d bytes", written, got.Code, got.Body.Len())
+	}
+}

@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +82,23 @@ func TestAnItemOfAChannelThatIsJustForgottenIsNotLost(t *testing.T) {
 	ch.takeMatched(pub, "a")
 	if q := ch.pattern.sequences["a"]; q == nil || q.last != "1" {
 		t.Error("the channel's order has not begun anew")
+	}
+}
+
+func TestItemsThatCannotBeReadDoNotFillTheLog(t *testing.T) {
+	bus := pubsub.NewMemory()
+	defer bus.Close()
+	var log bytes.Buffer
+	h := New(Options{Bus: bus, Shards: 1, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	defer h.Close()
+	ch := &channel{hub: h, name: "a", members: make([]members, 1)}
+	begin := time.Now()
+	for range 1000 {
+		ch.Receive([]byte("{"), false)
+		ch.Receive([]byte(`{"deliver":"one","http-stream":{"content":"x"}}`), false)
+	}
+	most := 2 + int(time.Since(begin)/time.Second)
+	if lines := strings.Count(log.String(), "\n"); lines < 1 || lines > most {
+		t.Errorf("got %d lines, want from 1 to %d", lines, most)
 	}
 }

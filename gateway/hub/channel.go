@@ -241,8 +241,7 @@ func (ch *channel) Receive(data []byte, more bool) {
 	ch.hub.received.Inc()
 	item, err := grip.ParseItem(data)
 	if err != nil {
-		ch.hub.refused.Inc()
-		ch.hub.log.Warn("item refused", "channel", ch.name, "error", err)
+		ch.hub.refuse("item refused", "channel", ch.name, "error", err)
 		return
 	}
 	pub := ch.publication(ch.name, item)
@@ -262,13 +261,22 @@ func (ch *channel) Receive(data []byte, more bool) {
 	pub.receipt.release(Counts{})
 }
 
+// refuse counts an item that is refused and logs why, at most once a second:
+// whoever publishes such items over NATS does not see it, and must not fill the log.
+func (h *Hub) refuse(text string, args ...any) {
+	h.refused.Inc()
+	now, last := time.Now().Unix(), h.warned.Load()
+	if now != last && h.warned.CompareAndSwap(last, now) {
+		h.log.Warn(text, args...)
+	}
+}
+
 // publication returns what an item of a channel becomes, held by its receipt, or nil
 // if it is refused.
 func (ch *channel) publication(name string, item *grip.Item) *Publication {
 	if item.One {
 		// All nodes that follow the channel have it, and each would find one.
-		ch.hub.refused.Inc()
-		ch.hub.log.Warn("item refused: one that is for one receiver has to be published through a node", "channel", name)
+		ch.hub.refuse("item refused: one that is for one receiver has to be published through a node", "channel", name)
 		return nil
 	}
 	if ch.hub.opts.Watch != nil {

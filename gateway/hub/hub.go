@@ -122,6 +122,7 @@ type Hub struct {
 	delivered     map[string]metrics.Counter // by grip format
 	lingering     metrics.Gauge
 
+	warned       atomic.Int64 // when an item was last refused aloud, in Unix seconds
 	patternCount atomic.Int32
 	historyBytes atomic.Int64
 	replayed     metrics.Counter

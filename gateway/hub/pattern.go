@@ -186,8 +186,7 @@ func (ch *channel) ReceiveFrom(name string, data []byte) {
 	ch.hub.received.Inc()
 	item, err := grip.ParseItem(data)
 	if err != nil {
-		ch.hub.refused.Inc()
-		ch.hub.log.Warn("item refused", "channel", name, "pattern", ch.name, "error", err)
+		ch.hub.refuse("item refused", "channel", name, "pattern", ch.name, "error", err)
 		return
 	}
 	pub := ch.publication(name, item)

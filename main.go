@@ -31,6 +31,7 @@ import (
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/gateway/control"
 	"github.com/gripway/gripway/gateway/demo"
+	"github.com/gripway/gripway/gateway/guests"
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
@@ -89,7 +90,7 @@ func run(ctx context.Context, args, environ []string) int {
 		case *config.PushpinCommand:
 			err = servePushpin(ctx, c)
 		case *config.RunCommand:
-			return runGuest(ctx, c)
+			return guests.Run(ctx, c, newLog(&c.Config, os.Stderr))
 		case *config.CheckCommand:
 			err = check(&c.Config)
 		case *config.PublishCommand:
@@ -210,18 +211,19 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		hello = func() { d.Hello(os.Stdout, addr(listeners.clients[0].Listener), api) }
 	}
 
-	programs := &guests{config: c, gateway: g, network: network, registry: registry, log: log, listeners: listeners.clientAddrs(),
-		caches: newCaches(c, bus, registry, log), stores: newStores(bus, registry, log)}
-	defer programs.caches.close()
-	defer programs.stores.close()
+	of := guests.Options{
+		Config: c, Gateway: g, Network: network, Bus: bus, Clients: listeners.clientAddrs(), Metrics: registry, Log: log,
+		Rules: func() (*origin.Rules, error) { return newRules(c, config.Route{}) },
+	}
 	if listeners.control != nil {
-		programs.control = listeners.control.Addr()
+		of.Control = listeners.control.Addr()
 	}
 	if role.guest != nil {
-		programs.developer = &role.guest.GuestFlags
+		of.Developer = &role.guest.GuestFlags
 	}
-	defer programs.close()
-	if err := programs.load(ctx); err != nil {
+	programs := guests.New(of)
+	defer programs.Close()
+	if err := programs.Load(ctx); err != nil {
 		return err
 	}
 
@@ -233,7 +235,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { routes.watch(watching) })
-	background.Go(func() { programs.watch(watching) })
+	background.Go(func() { programs.Watch(watching) })
 	defer background.Wait()
 	defer stopWatching()
 
@@ -242,7 +244,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	api := control.New(control.Options{
 		Bus: intake.Bus(), Cluster: all, Recover: g.Recover, PublishBytes: c.PublishBodyBytes, Metrics: registry, Log: log,
 		Access: publishers, LoopbackOpen: c.PublishLoopbackOpen, MetricsKey: c.MetricsAuth, ServiceID: c.ServiceID,
-		Purge: programs.caches.purge, PurgesGuest: programs.caches.known,
+		Purge: programs.Purge, PurgesGuest: programs.Known,
 		Ready: func() error {
 			if ctx.Err() != nil {
 				return errors.New("draining")
@@ -253,7 +255,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 			return nil
 		},
 	})
-	programs.api = api
+	programs.SetAPI(api)
 	if err := intake.Start(zmq.Actions{
 		Recover: g.Recover,
 		Alive: func(ids []string) []string {
@@ -521,7 +523,7 @@ type routes struct {
 	config  *config.Config
 	gateway *gateway.Gateway
 	network *origin.Network
-	guests  *guests
+	guests  *guests.Guests
 	log     *slog.Logger
 	file    *config.RoutesFile // nil without one
 
@@ -631,7 +633,7 @@ func newRules(c *config.Config, line config.Route) (*origin.Rules, error) {
 }
 
 // newRoute makes a route of its line.
-func newRoute(c *config.Config, line config.Route, network *origin.Network, guests *guests) (*gateway.Route, error) {
+func newRoute(c *config.Config, line config.Route, network *origin.Network, programs *guests.Guests) (*gateway.Route, error) {
 	rules, err := newRules(c, line)
 	if err != nil {
 		return nil, err
@@ -647,7 +649,7 @@ func newRoute(c *config.Config, line config.Route, network *origin.Network, gues
 		},
 	}
 	if line.Guest != "" {
-		route.Guest = guests.find(line.Guest)
+		route.Guest = programs.Find(line.Guest)
 		return route, nil
 	}
 	options := origin.Options{PathBeg: line.PathBeg, Network: network}
@@ -718,7 +720,7 @@ func check(c *config.Config) error {
 	if len(problems) > 0 {
 		return problems
 	}
-	if err := checkGuests(c, newLog(c, os.Stderr)); err != nil {
+	if err := guests.Check(c, newLog(c, os.Stderr)); err != nil {
 		return err
 	}
 	fmt.Println("ok")

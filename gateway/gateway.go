@@ -12,8 +12,8 @@
 //	     └──► cluster                 what nodes ask each other; main asks, Gateway answers
 //
 // Below these rooms stand grip, wsoverhttp, pubsub and guest, which know nothing of
-// them. Rooms next door, which only main enters: config, control, demo, outbound,
-// watch, zmq.
+// them. Rooms next door, which only main enters: config, control, demo, guests,
+// outbound, watch, zmq.
 //
 // # Words
 //

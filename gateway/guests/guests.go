@@ -1,4 +1,12 @@
-package main
+// Package guests is where guests meet the gateway: settings become programs, their
+// backends, stores and caches, and the routes that they hand off to.
+//
+//	guests.go   programs, backends, routes, and their files   run.go      the commands check and run
+//	stores.go   what stores are kept in                       caches.go   what guests cache, and purges
+//
+// Only main enters this room. It is a room of its own for its size, and the one
+// beside main that knows the settings.
+package guests
 
 import (
 	"bytes"
@@ -10,7 +18,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -21,6 +28,7 @@ import (
 
 	"github.com/gripway/gripway/gateway"
 	"github.com/gripway/gripway/gateway/config"
+	"github.com/gripway/gripway/gateway/control"
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/outbound"
@@ -28,40 +36,72 @@ import (
 	"github.com/gripway/gripway/guest"
 	"github.com/gripway/gripway/guest/compute"
 	"github.com/gripway/gripway/guest/store"
+	"github.com/gripway/gripway/pubsub/natsbus"
 )
-
-// This file is where guests meet the gateway: settings become programs, their
-// backends, and the routes that they hand off to.
 
 // oldCodeLinger is how long a program that was replaced may finish what it has
 // begun: as long as a guest may take for a request, if nothing else is said.
 const oldCodeLinger = 2 * time.Minute
 
-// guests are those of the settings, live.
-type guests struct {
-	config    *config.Config
-	gateway   *gateway.Gateway
-	network   *origin.Network
-	registry  *metrics.Registry
-	log       *slog.Logger
-	listeners []net.Addr   // where clients come to
-	control   net.Addr     // the private API's; nil without
-	api       http.Handler // the private API; set before requests come
-	caches    *caches
-	stores    *stores
+// Options describe Guests. All are needed, but for what is said.
+type Options struct {
+	Config  *config.Config
+	Gateway *gateway.Gateway
+	Network *origin.Network
+	Bus     *natsbus.Bus
 
-	developer *config.GuestFlags // what the guest's developer typed; nil where it serves others
+	// Rules makes the rules for requests to a backend that is handed off to.
+	Rules func() (*origin.Rules, error)
+
+	// Clients are where clients come to, Control is the private API's address; nil
+	// without one.
+	Clients []net.Addr
+	Control net.Addr
+
+	// Developer is what the guest's developer typed; nil where it serves others.
+	Developer *config.GuestFlags
+
+	Metrics *metrics.Registry
+	Log     *slog.Logger
+}
+
+// Guests are those of the settings, live.
+type Guests struct {
+	opts   Options
+	log    *slog.Logger
+	api    http.Handler // the private API; set before requests come
+	caches *caches
+	stores *stores
 
 	runtime *guest.Runtime
 	reloads map[string]metrics.Counter
 	all     map[string]*liveGuest
 	old     sync.WaitGroup // code that was replaced
-	ended   chan struct{}  // closed by close
+	ended   chan struct{}  // closed by Close
 }
+
+// New makes what guests share. Load reads them.
+func New(opts Options) *Guests {
+	return &Guests{
+		opts: opts, log: opts.Log,
+		caches: newCaches(opts.Config, opts.Bus, opts.Metrics, opts.Log), stores: newStores(opts.Bus, opts.Metrics, opts.Log),
+	}
+}
+
+// SetAPI says who takes what guests publish. It is called before requests come.
+func (all *Guests) SetAPI(api http.Handler) { all.api = api }
+
+// Purge purges what guests have cached, on all nodes.
+func (all *Guests) Purge(ctx context.Context, p control.Purge) (control.Purged, error) {
+	return all.caches.purge(ctx, p)
+}
+
+// Known says whether there is a guest of that name.
+func (all *Guests) Known(name string) bool { return all.caches.known(name) }
 
 // liveGuest is one of them. What it is made of is replaced as a whole.
 type liveGuest struct {
-	of     *guests
+	of     *Guests
 	config config.Guest
 	guest  *gateway.Guest
 	cache  guestCache
@@ -77,26 +117,26 @@ type code struct {
 	pools    []*origin.Pool
 }
 
-// load compiles all guests. Errors are all that is wrong with any.
-func (all *guests) load(ctx context.Context) error {
-	if len(all.config.Guest) == 0 {
+// Load compiles all guests. Errors are all that is wrong with any.
+func (all *Guests) Load(ctx context.Context) error {
+	if len(all.opts.Config.Guest) == 0 {
 		return nil
 	}
 	var err error
-	if all.runtime, err = guest.NewRuntime(all.runtimeOptions()); err != nil {
+	if all.runtime, err = guest.NewRuntime(runtimeOptions(all.opts.Config, all.log)); err != nil {
 		return err
 	}
-	all.reloads = all.registry.Counters("guest_reloads_total", "Guests read again because their files had changed, by what came of it.", "result", "ok", "failed")
+	all.reloads = all.opts.Metrics.Counters("guest_reloads_total", "Guests read again because their files had changed, by what came of it.", "result", "ok", "failed")
 	all.all = make(map[string]*liveGuest)
 	all.ended = make(chan struct{})
 	var errs []error
-	for _, c := range all.config.Guest {
+	for _, c := range all.opts.Config.Guest {
 		live := &liveGuest{of: all, config: c, cache: all.caches.guest(c.Name, c.Cache)}
 		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.route, Backends: live}
 		if live.guest.Verifier, err = all.verifier(); err != nil {
 			return err
 		}
-		if d := all.developer; d != nil && d.ProxyPort != 0 {
+		if d := all.opts.Developer; d != nil && d.ProxyPort != 0 {
 			live.guest.Proxy = pushpinProxy(d.ProxyPort)
 		}
 		if err := live.load(ctx); err != nil {
@@ -108,24 +148,25 @@ func (all *guests) load(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (all *guests) runtimeOptions() guest.RuntimeOptions {
-	return guest.RuntimeOptions{ABIs: []guest.ABI{compute.ABI{}}, CacheDir: all.config.CompiledDir(), Log: all.log}
+// runtimeOptions are those of every runtime; each ABI is named here.
+func runtimeOptions(c *config.Config, log *slog.Logger) guest.RuntimeOptions {
+	return guest.RuntimeOptions{ABIs: []guest.ABI{compute.ABI{}}, CacheDir: c.CompiledDir(), Log: log}
 }
 
 // verifier knows requests that this gateway has signed; nil if it signs none.
-func (all *guests) verifier() (func(string, time.Time) error, error) {
-	key, err := grip.ParseKey(all.config.SigKey.Reveal(), "")
+func (all *Guests) verifier() (func(string, time.Time) error, error) {
+	key, err := grip.ParseKey(all.opts.Config.SigKey.Reveal(), "")
 	if err != nil {
 		return nil, fmt.Errorf("sig-key: %w", err)
 	}
 	if key.IsZero() {
 		return nil, nil
 	}
-	return grip.NewVerifier(all.config.SigIss, key).Verify, nil
+	return grip.NewVerifier(all.opts.Config.SigIss, key).Verify, nil
 }
 
-// find returns the guest of a route.
-func (all *guests) find(name string) *gateway.Guest {
+// Find returns the guest of a route.
+func (all *Guests) Find(name string) *gateway.Guest {
 	if live := all.all[name]; live != nil {
 		return live.guest
 	}
@@ -140,7 +181,7 @@ func (l *liveGuest) load(ctx context.Context) error {
 		return problems
 	}
 	all := l.of
-	if all.developer == nil { // who was told at the start
+	if all.opts.Developer == nil { // who was told at the start
 		for _, warning := range manifest.Warnings {
 			all.log.Warn(warning.Error(), "guest", l.config.Name)
 		}
@@ -148,7 +189,7 @@ func (l *liveGuest) load(ctx context.Context) error {
 	made := &code{routes: make(map[string]*gateway.Route)}
 	var err error
 	made.backends, err = outbound.New(outbound.Options{
-		Static: manifest.Backends, DenyPrivate: !l.config.Private, Inside: l.inside, Metrics: all.registry, Log: all.log.With("guest", l.config.Name),
+		Static: manifest.Backends, DenyPrivate: !l.config.Private, Inside: l.inside, Metrics: all.opts.Metrics, Log: all.log.With("guest", l.config.Name),
 	})
 	if err != nil {
 		return fmt.Errorf("guest %q: %w", l.config.Name, err)
@@ -159,7 +200,7 @@ func (l *liveGuest) load(ctx context.Context) error {
 			made.close()
 			return fmt.Errorf("guest %q: backend %q: %w", l.config.Name, o.Name, err)
 		}
-		made.routes[o.Name] = all.gateway.Backend(route, func() *gateway.Route { return l.route(route.ID) })
+		made.routes[o.Name] = all.opts.Gateway.Backend(route, func() *gateway.Route { return l.route(route.ID) })
 		if pool != nil {
 			made.pools = append(made.pools, pool)
 		}
@@ -168,7 +209,7 @@ func (l *liveGuest) load(ctx context.Context) error {
 		made.close()
 		return err
 	}
-	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.developer)
+	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.opts.Developer)
 	service := options.Service.(*compute.Service)
 	service.Cache, service.HTTPCache, service.Purge = l.cache.space, l.cache.fetcher, guestPurger{all.caches, l.config.Name}
 	options.Observer = all.observer()
@@ -259,7 +300,7 @@ func (l endpointLines) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l endpointLines) WithGroup(string) slog.Handler      { return l }
 
 // observer counts what happens to sandboxes.
-func (all *guests) observer() *guest.Observer {
+func (all *Guests) observer() *guest.Observer {
 	var ways, ends []string
 	for _, way := range guest.Ways {
 		ways = append(ways, string(way))
@@ -267,9 +308,9 @@ func (all *guests) observer() *guest.Observer {
 	for _, kind := range guest.FaultKinds {
 		ends = append(ends, string(kind))
 	}
-	starts := all.registry.Counters("guest_starts_total", "Requests that guests have got, by how a sandbox came to them.", "way", ways...)
-	ended := all.registry.Counters("guest_sandboxes_ended_total", "Sandboxes of guests that ended, by how.", "how", append(ends, endedWell)...)
-	seconds := all.registry.Histogram("guest_start_seconds", "From a request to a guest having it.",
+	starts := all.opts.Metrics.Counters("guest_starts_total", "Requests that guests have got, by how a sandbox came to them.", "way", ways...)
+	ended := all.opts.Metrics.Counters("guest_sandboxes_ended_total", "Sandboxes of guests that ended, by how.", "how", append(ends, endedWell)...)
+	seconds := all.opts.Metrics.Histogram("guest_start_seconds", "From a request to a guest having it.",
 		.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)
 	return &guest.Observer{
 		Started: func(way guest.Way, after time.Duration) {
@@ -300,14 +341,14 @@ func (c *code) close() {
 // pool that is returned belongs to the caller.
 func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends) (*gateway.Route, *origin.Pool, error) {
 	all := l.of
-	rules, err := newRules(all.config, config.Route{})
+	rules, err := all.opts.Rules()
 	if err != nil {
 		return nil, nil, err
 	}
-	route := &gateway.Route{ID: o.Name, OverHTTP: true, Debug: all.config.Debug, Rules: rules}
+	route := &gateway.Route{ID: o.Name, OverHTTP: true, Debug: all.opts.Config.Debug, Rules: rules}
 	switch {
 	case l.isSelf(&o):
-		route.Pool = all.gateway.Origin(l.guest)
+		route.Pool = all.opts.Gateway.Origin(l.guest)
 	case o.TLS || o.GRPC:
 		route.Pool = backends.Lookup(o.Name)
 	default:
@@ -315,7 +356,7 @@ func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends
 		if prefix := o.PathPrefix; prefix != "" {
 			rules.ReplaceBeg = &prefix
 		}
-		pool, err := origin.NewPool(origin.Options{Network: all.network, Targets: []origin.Target{{Addr: o.Address, Host: o.HostOverride, OverHTTP: true}}})
+		pool, err := origin.NewPool(origin.Options{Network: all.opts.Network, Targets: []origin.Target{{Addr: o.Address, Host: o.HostOverride, OverHTTP: true}}})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -348,7 +389,7 @@ func (l *liveGuest) isSelf(o *guest.BackendOptions) bool {
 
 // isHere says whether a backend's address is one where clients come to.
 func (l *liveGuest) isHere(o *guest.BackendOptions) bool {
-	return slices.ContainsFunc(l.of.listeners, func(a net.Addr) bool { return leadsTo(o.Address, a) })
+	return slices.ContainsFunc(l.of.opts.Clients, func(a net.Addr) bool { return leadsTo(o.Address, a) })
 }
 
 // leadsTo says whether an address, as it is written, is a listener's.
@@ -370,17 +411,17 @@ func leadsTo(address string, listener net.Addr) bool {
 // sent here comes in as from any client, and is counted on the way.
 func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundTripper {
 	host, _, _ := net.SplitHostPort(o.Address)
-	publish := slices.Contains(l.config.Publish, strings.ToLower(host)) || l.of.control != nil && leadsTo(o.Address, l.of.control)
+	publish := slices.Contains(l.config.Publish, strings.ToLower(host)) || l.of.opts.Control != nil && leadsTo(o.Address, l.of.opts.Control)
 	if publish && isPublish(r) {
-		return handlerTripper{l.of.api, int64(l.of.config.PublishBodyBytes)}
+		return handlerTripper{l.of.api, int64(l.of.opts.Config.PublishBodyBytes)}
 	}
 	if !l.isSelf(o) {
 		return nil
 	}
 	tokens := r.Header["Grip-Sig"]
 	if verify := l.guest.Verifier; len(tokens) == 1 && verify != nil && verify(tokens[0], time.Now()) == nil &&
-		(slices.Contains(l.config.Self, o.Name) || l.of.gateway.Guest(r, o.TLS) == l.guest) {
-		return l.of.gateway.Origin(l.guest)
+		(slices.Contains(l.config.Self, o.Name) || l.of.opts.Gateway.Guest(r, o.TLS) == l.guest) {
+		return l.of.opts.Gateway.Origin(l.guest)
 	}
 	gateway.CountHop(r.Header)
 	return nil
@@ -458,19 +499,19 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 
 // ServeHTTP serves requests as a Pushpin beside Viceroy does: they have been handed
 // off elsewhere, and Pushpin-Route names the backend.
-func (all *guests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (all *Guests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := r.Header.Get("Pushpin-Route")
 	for _, live := range all.all { // there is one
 		if route := live.route(name); route != nil {
-			all.gateway.ServeBackend(w, r, route)
+			all.opts.Gateway.ServeBackend(w, r, route)
 			return
 		}
 	}
 	http.Error(w, "Route not found", http.StatusBadGateway)
 }
 
-// watch follows the guests' files until ctx ends.
-func (all *guests) watch(ctx context.Context) {
+// Watch follows the guests' files until ctx ends.
+func (all *Guests) Watch(ctx context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	for _, live := range all.all {
@@ -494,8 +535,9 @@ func (all *guests) watch(ctx context.Context) {
 	}
 }
 
-// close ends all programs. Requests should not come any more.
-func (all *guests) close() {
+// Close ends all programs, and lets go of what they share. Requests should not come
+// any more.
+func (all *Guests) Close() {
 	if all.ended != nil {
 		close(all.ended)
 	}
@@ -508,113 +550,9 @@ func (all *guests) close() {
 	if all.runtime != nil {
 		all.runtime.Close()
 	}
+	all.stores.close()
+	all.caches.close()
 }
-
-// checkGuests compiles the guests of the settings, and tells what is wrong.
-func checkGuests(c *config.Config, log *slog.Logger) error {
-	if len(c.Guest) == 0 {
-		return nil
-	}
-	all := &guests{config: c, log: log}
-	runtime, err := guest.NewRuntime(all.runtimeOptions())
-	if err != nil {
-		return err
-	}
-	defer runtime.Close()
-	var errs []error
-	for i := range c.Guest {
-		g := &c.Guest[i]
-		module, manifest, problems := g.Read()
-		if len(problems) > 0 {
-			errs = append(errs, problems)
-			continue
-		}
-		backends, err := outbound.New(outbound.Options{Static: manifest.Backends})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("guest %q: %w", g.Name, err))
-			continue
-		}
-		program, err := runtime.Load(context.Background(), module, loadOptions(g, manifest, backends, nil, log, nil))
-		if err != nil {
-			errs = append(errs, err)
-		} else {
-			program.Close()
-		}
-		backends.Close()
-	}
-	return errors.Join(errs...)
-}
-
-// exitTrapped is the exit code of a run that ended with a trap: what shells say of
-// a process that aborts.
-const exitTrapped = 134
-
-// runGuest is the command run: a guest once, as a program. It returns the exit code.
-func runGuest(ctx context.Context, c *config.RunCommand) int {
-	failed := func(err error) int {
-		fmt.Fprintln(os.Stderr, "gripway:", err)
-		return 1
-	}
-	program := &c.Config.Guest[0]
-	module, manifest, problems := program.Read()
-	if problems = append(c.Problems(), problems...); len(problems) > 0 {
-		return failed(problems)
-	}
-	settings := &c.Config
-	log := newLog(settings, os.Stderr)
-	for _, warning := range manifest.Warnings {
-		log.Warn(warning.Error())
-	}
-	runtime, err := guest.NewRuntime((&guests{config: settings, log: log}).runtimeOptions())
-	if err != nil {
-		return failed(err)
-	}
-	defer runtime.Close()
-	backends, err := outbound.New(outbound.Options{Static: manifest.Backends, Log: log})
-	if err != nil {
-		return failed(err)
-	}
-	defer backends.Close()
-	stores, err := newStores(nil, nil, log).open(program.Name, manifest.Stores)
-	if err != nil {
-		return failed(err)
-	}
-	defer stores.Close()
-	options := loadOptions(program, manifest, backends, stores, log, &c.GuestFlags)
-	service := options.Service.(*compute.Service)
-	service.Args, service.Stdin = c.Args, os.Stdin
-	options.ABI = compute.Name // of a program that imports nothing of it, too
-	options.Limits.CPU, options.Limits.Wall = runTimeMax, runTimeMax
-	loaded, err := runtime.Load(ctx, module, options)
-	if err != nil {
-		return failed(err)
-	}
-	defer loaded.Close()
-
-	// Guests that ask for a request get one that nobody sent.
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://example.com/", http.NoBody)
-	if err != nil {
-		return failed(err)
-	}
-	r.RequestURI, r.RemoteAddr = "/", "127.0.0.1:0"
-	x := guest.NewExchange(r)
-	x.Client = guest.Client{Remote: netip.MustParseAddrPort("127.0.0.1:0"), Local: netip.MustParseAddrPort("127.0.0.1:0")}
-	err = loaded.Run(ctx, x)
-	var fault *guest.Fault
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &fault) && fault.Kind == guest.FaultExit:
-		return int(fault.Code)
-	case errors.As(err, &fault):
-		fmt.Fprintln(os.Stderr, "gripway:", err)
-		return exitTrapped
-	}
-	return failed(err)
-}
-
-// runTimeMax bounds a run: test suites take minutes.
-const runTimeMax = 24 * time.Hour
 
 // pushpinProxy takes handoffs to a Pushpin on this machine, by the backend's name.
 func pushpinProxy(port int) func(backend string) http.RoundTripper {

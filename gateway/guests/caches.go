@@ -1,4 +1,4 @@
-package main
+package guests
 
 import (
 	"context"
@@ -18,10 +18,8 @@ import (
 	"github.com/gripway/gripway/pubsub"
 )
 
-// This file is where the cache of guests meets the gateway: its memory is one, each
-// guest has a part of it, and a purge goes to all nodes.
-
-// caches are what guests keep.
+// caches are what guests keep: the memory is one, each guest has a part of it, and a
+// purge goes to all nodes.
 type caches struct {
 	// Fixed.
 	memory *cache.Cache

@@ -1,4 +1,4 @@
-package main
+package guests
 
 import (
 	"context"
@@ -14,14 +14,12 @@ import (
 	"github.com/gripway/gripway/pubsub/natsbus"
 )
 
-// This file is where the stores of guests meet the gateway: what they are kept in is
-// open once, and buckets are in the NATS that carries the items.
-
 // bucketWait bounds how long a bucket may take until it is there: nodes of a
 // cluster that starts have to find each other first.
 const bucketWait = 30 * time.Second
 
-// stores opens those of guests.
+// stores opens those of guests. What they are kept in is open once, and buckets are
+// in the NATS that carries the items.
 type stores struct {
 	shelves  store.Shelves
 	failures metrics.Counter

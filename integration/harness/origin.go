@@ -158,12 +158,31 @@ func (o *Origin) listen(listener net.Listener) {
 // Down refuses new connections and resets those there are.
 func (o *Origin) Down() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.listener != nil {
-		o.listener.Close()
-		o.listener = nil
+	listener := o.listener
+	o.listener = nil
+	o.mu.Unlock()
+	if listener != nil {
+		listener.Close()
+		untilRefused(o.addr)
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for conn := range o.conns {
+		reset(conn)
+	}
+}
+
+// refusedMax bounds the wait for a port to refuse connections.
+const refusedMax = 5 * time.Second
+
+// untilRefused waits until nobody listens any more: a process that a parallel script
+// is just starting has the socket too, until it becomes another program.
+func untilRefused(addr string) {
+	for end := time.Now().Add(refusedMax); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
 		reset(conn)
 	}
 }

@@ -32,10 +32,7 @@ func (h *Hub) Clients(name string) []Client {
 	st.mu.Lock()
 	ch := st.channels[name]
 	st.mu.Unlock()
-	var all []Client
-	if h.patternCount.Load() > 0 {
-		all = h.aliased(name)
-	}
+	all := h.aliased(name)
 	if ch == nil {
 		return all
 	}

@@ -278,8 +278,13 @@ func (h *Hub) bringing(name string) (all []*channel) {
 		all = append(all, ch)
 	}
 	st.mu.Unlock()
+	return append(all, h.matching(name)...)
+}
+
+// matching returns what stands for the patterns that match a channel.
+func (h *Hub) matching(name string) (all []*channel) {
 	if h.patternCount.Load() == 0 {
-		return all
+		return nil
 	}
 	for i := range h.stripes {
 		st := &h.stripes[i]
@@ -297,18 +302,7 @@ func (h *Hub) bringing(name string) (all []*channel) {
 // aliased returns the clients that follow a channel by its name and hear it by a
 // pattern.
 func (h *Hub) aliased(name string) (all []Client) {
-	var patterns []*channel
-	for i := range h.stripes {
-		st := &h.stripes[i]
-		st.mu.Lock()
-		for _, ch := range st.patterns {
-			if pubsub.Match(ch.name, name) {
-				patterns = append(patterns, ch)
-			}
-		}
-		st.mu.Unlock()
-	}
-	for _, ch := range patterns {
+	for _, ch := range h.matching(name) {
 		for i, s := range h.shards {
 			s.mu.Lock()
 			for _, sub := range ch.members[i].list {

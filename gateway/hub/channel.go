@@ -139,6 +139,8 @@ func (h *Hub) Update() {
 		for _, ch := range channels {
 			if ch.pattern == nil {
 				h.ForgetID(ch.name)
+			} else {
+				ch.pattern.forget()
 			}
 			ch.notify(NoticeUpdate)
 		}

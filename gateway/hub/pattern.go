@@ -139,7 +139,23 @@ func (s *Subscriber) alias(name string) bool {
 		return false
 	}
 	s.some.aliases = append(s.some.aliases, name)
+	var bringing []*channel
+	for i := range s.subs {
+		if ch := s.subs[i].ch; ch.pattern != nil && pubsub.Match(ch.name, name) {
+			bringing = append(bringing, ch)
+		}
+	}
 	s.shard.mu.Unlock()
+	if s.updates.Load() { // what was missed before the pattern was heard was so of this channel, too
+		for _, ch := range bringing {
+			st := s.shard.hub.stripe(ch.name)
+			st.mu.Lock()
+			if st.patterns[ch.name] == ch {
+				ch.updateLocked(true)
+			}
+			st.mu.Unlock()
+		}
+	}
 	s.shard.hub.followed(s, name)
 	return true
 }
@@ -237,11 +253,23 @@ func (p *pattern) sequence(ch *channel, name string, needed bool) *sequence {
 func (p *pattern) end() {
 	p.mu.Lock()
 	p.ended = true
-	all := slices.Collect(maps.Values(p.sequences))
 	p.mu.Unlock()
-	for _, q := range all {
+	for _, q := range p.all() {
 		q.end()
 	}
+}
+
+// forget forgets the last ids of all channels.
+func (p *pattern) forget() {
+	for _, q := range p.all() {
+		q.forget()
+	}
+}
+
+func (p *pattern) all() []*sequence {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.sequences))
 }
 
 // deliverPattern is deliver for what stands for a pattern. Who hears it is looked up
@@ -253,7 +281,33 @@ func (s *shard) deliverPattern(ch *channel, notice Notice) {
 	}
 	s.hear(ch, name)
 	s.hand(&Run{Channel: name, run: &s.now}, s.hearing, notice, ch.name)
+	if len(s.now.pubs) == 0 && notice == NoticeUpdate {
+		s.updateAliases(ch.name)
+	}
 	clear(s.hearing)
+}
+
+// updateAliases tells those of s.hearing who asked for it to look again at the channels
+// that they follow by name and hear by the pattern.
+func (s *shard) updateAliases(pattern string) {
+	for _, sub := range s.hearing {
+		if !sub.updates.Load() {
+			continue
+		}
+		var aliases []string
+		s.mu.Lock()
+		if sub.some != nil {
+			for _, alias := range sub.some.aliases {
+				if pubsub.Match(pattern, alias) {
+					aliases = append(aliases, alias)
+				}
+			}
+		}
+		s.mu.Unlock()
+		for _, alias := range aliases {
+			sub.receiver.Notify(NoticeUpdate, alias)
+		}
+	}
 }
 
 // hear makes s.hearing of those who hear a channel by a pattern; all if there is

@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/metrics"
+	"github.com/gripway/gripway/grip"
 )
 
 func (c *client) subscribePattern(t *testing.T, names ...string) {
@@ -159,5 +161,47 @@ func TestPatternsAreBounded(t *testing.T) {
 	other.sub.Leave()
 	if err := c.sub.SubscribePattern(context.Background(), "one.more.*"); err != nil {
 		t.Errorf("after others have left: %v", err)
+	}
+}
+
+// A client that follows a channel by its name and hears it by a pattern is told what
+// others are told who follow it.
+func TestAChannelHeardByAPatternIsLookedAtAgain(t *testing.T) {
+	h, bus := newHub(t, hub.Options{FirstUpdate: 50 * time.Millisecond})
+	c := newClient(h, 0, hub.Manner{Format: hub.FormatStream})
+	defer c.sub.Leave()
+	c.subscribePattern(t, "a.*")
+	c.sub.WantUpdates()
+	c.subscribe(t, "a.b")
+	told := func(why string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			c.mu.Lock()
+			notices := slices.Clone(c.notices)
+			c.mu.Unlock()
+			if slices.Contains(notices, fmt.Sprintf("%d a.b", hub.NoticeUpdate)) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: notices: got %q, want one of a.b", why, notices)
+			}
+		}
+		c.mu.Lock()
+		c.notices = nil
+		c.mu.Unlock()
+	}
+	told("the first subscription")
+	item := &grip.Item{Channel: "a.b", ID: "7", Stream: &grip.StreamItem{Content: []byte("x")}}
+	if err := bus.Publish(t.Context(), "a.b", item.AppendJSON(nil)); err != nil {
+		t.Fatal(err)
+	}
+	c.wait(t, "x")
+	if id, known := h.LastID("a.b"); id != "7" || !known {
+		t.Errorf("last id: got %q, %v; want 7", id, known)
+	}
+	h.Update()
+	told("all are to look again")
+	if id, known := h.LastID("a.b"); known {
+		t.Errorf("last id: got %q, want none", id)
 	}
 }

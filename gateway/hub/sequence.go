@@ -203,31 +203,45 @@ func sequenced(item *grip.Item) bool { return item.ID != "" || item.PrevID != ""
 // LastID returns the id of the item of the channel that was passed on last, if
 // the channel is followed here and the item had one.
 func (h *Hub) LastID(name string) (string, bool) {
-	q := h.sequence(name)
-	if q == nil {
-		return "", false
+	for _, q := range h.sequences(name) {
+		q.mu.Lock()
+		last, known := q.last, q.known
+		q.mu.Unlock()
+		if known {
+			return last, true
+		}
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.last, q.known
+	return "", false
 }
 
 // ForgetID forgets the last id of the channel, so that the next item is passed on
 // whatever was before it.
 func (h *Hub) ForgetID(name string) {
-	if q := h.sequence(name); q != nil {
-		q.mu.Lock()
-		q.known = false
-		q.mu.Unlock()
+	for _, q := range h.sequences(name) {
+		q.forget()
 	}
 }
 
-func (h *Hub) sequence(name string) *sequence {
-	st := h.stripe(name)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if ch := st.channels[name]; ch != nil {
-		return ch.seq.Load()
+// forget forgets the last id.
+func (q *sequence) forget() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.known = false
+}
+
+// sequences returns the orders of the channel: its own, and those of patterns that
+// bring it.
+func (h *Hub) sequences(name string) (all []*sequence) {
+	for _, ch := range h.bringing(name) {
+		q := ch.seq.Load()
+		if ch.pattern != nil {
+			ch.pattern.mu.Lock()
+			q = ch.pattern.sequences[name]
+			ch.pattern.mu.Unlock()
+		}
+		if q != nil {
+			all = append(all, q)
+		}
 	}
-	return nil
+	return all
 }

@@ -97,9 +97,12 @@ type Backends struct {
 	static map[string]*Backend
 	counts map[outcome]metrics.Counter
 
-	mu     sync.Mutex
-	ways   map[wayKey]*way
-	closed bool
+	linger time.Duration // wayLinger, but in tests; fixed before use
+
+	mu       sync.Mutex
+	ways     map[wayKey]*way
+	sweeping *time.Timer // sweeps once a way has lingered; nil: none lingers
+	closed   bool
 }
 
 var _ guest.Backends = (*Backends)(nil)
@@ -118,7 +121,7 @@ const (
 // New checks the static backends. Nothing is connected before the first request,
 // but for health checks.
 func New(opts Options) (*Backends, error) {
-	b := &Backends{opts: opts, log: opts.Log, static: make(map[string]*Backend), counts: make(map[outcome]metrics.Counter), ways: make(map[wayKey]*way)}
+	b := &Backends{opts: opts, linger: wayLinger, log: opts.Log, static: make(map[string]*Backend), counts: make(map[outcome]metrics.Counter), ways: make(map[wayKey]*way)}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -183,6 +186,9 @@ func (b *Backends) Close() error {
 		ways = append(ways, w)
 	}
 	clear(b.ways)
+	if b.sweeping != nil {
+		b.sweeping.Stop()
+	}
 	b.mu.Unlock()
 	for _, w := range ways {
 		w.end()
@@ -271,12 +277,35 @@ func (b *Backends) open(o guest.BackendOptions) (*Backend, error) {
 func (b *Backends) sweep(now time.Time) []*way {
 	var ended []*way
 	for key, w := range b.ways {
-		if w.refs == 0 && now.Sub(w.unused) > wayLinger {
+		if w.refs == 0 && now.Sub(w.unused) >= b.linger {
 			delete(b.ways, key)
 			ended = append(ended, w)
 		}
 	}
 	return ended
+}
+
+// sweepLater has ways that linger forgotten in time, also if nobody opens a backend
+// any more: their health checks go on until then. It is called with mu held.
+func (b *Backends) sweepLater() {
+	if b.sweeping != nil || b.closed {
+		return
+	}
+	b.sweeping = time.AfterFunc(b.linger, func() {
+		b.mu.Lock()
+		b.sweeping = nil
+		ended := b.sweep(time.Now())
+		for _, w := range b.ways {
+			if w.refs == 0 {
+				b.sweepLater()
+				break
+			}
+		}
+		b.mu.Unlock()
+		for _, w := range ended {
+			w.end()
+		}
+	})
 }
 
 // check looks at what can be wrong without trying, and returns the address's host.
@@ -392,6 +421,9 @@ func (b *Backend) Close() error {
 		b.of.mu.Lock()
 		b.way.refs--
 		b.way.unused = time.Now()
+		if b.way.refs == 0 {
+			b.of.sweepLater()
+		}
 		closed := b.of.closed
 		b.of.mu.Unlock()
 		if closed {

@@ -355,6 +355,40 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+func TestNobodyAsksHowABackendIsThatNoGuestHas(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer server.Close()
+	b, err := outbound.New(outbound.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	b.SetLinger(10 * time.Millisecond)
+	backend, err := b.Open(guest.BackendOptions{
+		Name: "test", Address: server.Listener.Addr().String(), Check: &guest.HealthCheck{Every: time.Second},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); asked.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asked")
+		}
+	}
+	backend.Close()
+	for deadline := time.Now().Add(20 * time.Second); b.Ways() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the backend is still asked how it is, and nobody has it")
+		}
+	}
+	n := asked.Load()
+	time.Sleep(1200 * time.Millisecond) // longer than it is between two questions
+	if got := asked.Load(); got > n+1 { // one may have been under way
+		t.Errorf("got %d questions after the backend was gone", got-n)
+	}
+}
+
 func TestAnUpgradeIsTheCallers(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -564,6 +564,12 @@ func (a *again) Read(p []byte) (int, error) {
 
 func (a *again) Close() error { return a.b.body.Close() }
 
+// earlyBytesMax bounds the interim answers to one request: about what a socket takes
+// from a writer whose reader does not read. Beyond that a guest would wait for its
+// client where nothing can stop it; they are only hints, so that the rest is left
+// out.
+const earlyBytesMax = 16 << 10
+
 // earlyAnswer sends interim answers while the handler waits for the guest, and
 // nothing afterwards.
 type earlyAnswer struct {
@@ -571,12 +577,22 @@ type earlyAnswer struct {
 
 	mu    sync.Mutex
 	ended bool
+	bytes int // of the answers so far, about
 }
 
 func (e *earlyAnswer) send(status int, header http.Header) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ended || status <= http.StatusSwitchingProtocols || status > 199 {
+		return
+	}
+	e.bytes += len("HTTP/1.1 103 Early Hints\r\n\r\n")
+	for name, values := range header {
+		for _, value := range values {
+			e.bytes += len(name) + len(value) + len(": \r\n")
+		}
+	}
+	if e.bytes > earlyBytesMax {
 		return
 	}
 	to := e.w.Header()

@@ -623,6 +623,30 @@ func TestEarlyHintsComeFirst(t *testing.T) {
 	late(103, http.Header{"Link": {"too late"}})
 }
 
+// The guest is not stopped while it writes to a client, so that it must not wait there.
+func TestAClientThatReadsNoEarlyHintsDoesNotHoldTheGuest(t *testing.T) {
+	decided := make(chan struct{})
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		defer close(decided)
+		hint := http.Header{"Link": {"<" + strings.Repeat("/a", 4000) + ">; rel=preload"}}
+		for range 10000 {
+			x.Early(103, hint)
+		}
+		return answer(200, "page")
+	}, false, nil)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	select {
+	case <-decided:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the guest waits for a client that does not read")
+	}
+}
+
 func TestAGuestClosesItsClientsConnection(t *testing.T) {
 	for _, closes := range []bool{true, false} {
 		h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // A body is a queue of parts: bytes, and readers that are read when their turn
@@ -22,8 +23,13 @@ import (
 // Who takes one from a guest calls c.takeBody, and reads it with reader().
 
 // heldBytesMax bounds what a sandbox can have the host remember in bodies that it
-// writes and nobody reads: as much again as its own memory may be.
+// wrote or looked up, and nobody has read: as much again as its own memory may be. What
+// it has sent to backends that do not read it is bounded by as much.
 const heldBytesMax = 128 << 20
+
+// partBytes is what a part of a body counts besides its bytes, where a guest may make
+// many small ones.
+const partBytes = 64
 
 // streamBytesMax bounds what a guest may be ahead of the reader of a stream, and how
 // much one write adds to that: about what a socket's buffers take. After that
@@ -288,6 +294,7 @@ func (b *body) read(s *sandbox, into []byte) (int, error) {
 	}
 	if len(into) > 0 {
 		b.ended = true
+		b.leave(s)
 	}
 	return 0, nil
 }
@@ -303,7 +310,11 @@ func (b *body) write(s *sandbox, data []byte, front bool) status {
 	if len(data) == 0 {
 		return statusOK
 	}
-	if st := s.hold(b, len(data)); st != statusOK {
+	n := len(data)
+	if front {
+		n += partBytes
+	}
+	if st := s.hold(b, n); st != statusOK {
 		return st
 	}
 	switch last := len(b.parts) - 1; {
@@ -336,8 +347,11 @@ func (b *body) leave(s *sandbox) {
 	b.held = 0
 }
 
-// append moves all of another body to the end of this one.
-func (b *body) append(other *body) {
+// append moves all of another body to the end of this one, or nothing.
+func (b *body) append(s *sandbox, other *body) status {
+	if st := s.hold(b, partBytes*len(other.parts)); st != statusOK {
+		return st
+	}
 	b.parts = append(b.parts, other.parts...)
 	for _, f := range other.trailer.fields {
 		for _, v := range f.values {
@@ -348,6 +362,7 @@ func (b *body) append(other *body) {
 	b.failed = errors.Join(b.failed, other.failed)
 	b.ended = b.ended && len(other.parts) == 0
 	*other = body{}
+	return statusOK
 }
 
 // drop is item.drop.
@@ -381,11 +396,13 @@ type stream struct {
 	// Fixed.
 	wake   func()        // the writer, if it waits
 	stored chan struct{} // of an object's: closed once it is in the cache; else nil
+	given  *atomic.Int64 // the sandbox's account of what others have not read; nil: not counted
 
 	mu       sync.Mutex
 	readable sync.Cond // guarded by mu: there is a part, or an end
 	parts    []part
 	bytes    int    // in parts
+	counted  int    // of given: what was held when it came here, and has not been read
 	spare    []byte // memory of a part that was read
 	trailer  header
 	end      error // io.EOF: finished; else broken off
@@ -399,13 +416,34 @@ type streamReader struct{ s *stream }
 // newStream makes a body that the guest of b writes while it is read. It begins
 // with what another body is so far; that may be nil.
 func newStream(b *sandbox, begin *body) (*stream, *streamReader) {
-	s := &stream{wake: b.signal}
+	s := &stream{wake: b.signal, given: &b.given}
 	if begin != nil {
+		s.count(begin.held)
 		begin.leave(b)
 	}
 	s.begin(begin)
 	return s, &streamReader{s}
 }
+
+// count has the sandbox answer for n bytes until they are read, or nobody does any
+// more.
+func (s *stream) count(n int) {
+	if s.given != nil {
+		s.counted += n
+		s.given.Add(int64(n))
+	}
+}
+
+// uncount is for n bytes that were read.
+func (s *stream) uncount(n int) {
+	if n = min(n, s.counted); n > 0 {
+		s.counted -= n
+		s.given.Add(int64(-n))
+	}
+}
+
+// mayGive says whether a sandbox may leave n bytes more to others.
+func (b *sandbox) mayGive(n int) bool { return b.given.Load()+int64(n) <= heldBytesMax }
 
 // begin makes the parts of a body the stream's first.
 func (s *stream) begin(b *body) {
@@ -473,6 +511,7 @@ func (s *stream) add(data []byte) {
 // append moves a body to the end of the stream. It is read when its turn comes.
 func (s *stream) append(b *sandbox, other *body) error {
 	b.await(s)
+	held := other.held
 	other.leave(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -480,6 +519,7 @@ func (s *stream) append(b *sandbox, other *body) error {
 		other.close()
 		return errGone
 	}
+	s.count(held)
 	s.parts = append(s.parts, other.parts...)
 	for _, p := range other.parts {
 		s.bytes += len(p.bytes)
@@ -583,6 +623,10 @@ func (s *stream) take(p []byte) int {
 		s.shift()
 	}
 	s.bytes -= n
+	s.uncount(n)
+	if len(s.parts) == 0 {
+		s.uncount(s.counted)
+	}
 	s.wake()
 	return n
 }
@@ -640,6 +684,7 @@ func (r *streamReader) Close() error {
 		parts = parts[1:]
 	}
 	s.bytes, s.gone = 0, true
+	s.uncount(s.counted)
 	if !s.reading {
 		s.parts = nil
 	}

@@ -209,6 +209,76 @@ func TestABodyCannotHoldMoreThanItsShare(t *testing.T) {
 	})
 }
 
+func TestManySmallPartsOfABodyCountAsMore(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		all := g.result("http_body.new")
+		for range 100 {
+			one := g.result("http_body.new")
+			g.write(one, "1")
+			g.must("http_body.append", all, one)
+		}
+		if want := 100 * (1 + partBytes); g.b.held != want {
+			t.Errorf("got %d bytes held, want %d", g.b.held, want)
+		}
+		one := g.result("http_body.new")
+		g.write(one, "1")
+		at, n := g.put("front")
+		before := g.b.held
+		g.b.held = heldBytesMax - partBytes + 1
+		g.want(statusLimit, "http_body.append", all, one)
+		g.want(statusLimit, "http_body.write", all, at, n, writeFront, g.room(4))
+		g.b.held = before
+		g.must("http_body.close", one) // it is still the guest's
+		if got, st := g.read(all); got != strings.Repeat("1", 100) || st != statusOK || g.b.held != 0 {
+			t.Errorf("got %d bytes, %d, and %d held", len(got), st, g.b.held)
+		}
+	})
+}
+
+// A backend that reads nothing must not have the gateway remember what a guest sends
+// again and again.
+func TestWhatOthersDoNotReadIsBounded(t *testing.T) {
+	hangs := make(chan struct{})
+	service := backends(func(r *http.Request) (*http.Response, error) {
+		<-hangs
+		io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+		return answerOf(200, nil, ""), nil
+	})
+	withService(t, service, func(g *tester) {
+		const size = 1 << 20
+		big := func() uint32 {
+			h := g.result("http_body.new")
+			for range size / (64 << 10) {
+				g.write(h, strings.Repeat("x", 64<<10))
+			}
+			return h
+		}
+		p := g.result("http_req.send_async", g.send(g.request("POST", "http://x/"), big(), "b")...)
+		stream := big()
+		q := g.result("http_req.send_async_streaming", g.send(g.request("POST", "http://x/"), stream, "b")...)
+		if got := g.b.given.Load(); got != 2*size {
+			t.Errorf("got %d bytes given, want %d", got, 2*size)
+		}
+		g.b.given.Add(heldBytesMax - 3*size + 1)
+		more := big()
+		g.want(statusLimit, "http_req.send_async", append(g.send(g.request("POST", "http://x/"), more, "b"), g.room(4))...)
+		g.want(statusBadHandle, "http_body.close", more) // used up, as by every send
+		more = big()
+		g.want(statusLimit, "http_body.append", stream, more)
+		g.must("http_body.close", more)
+		g.b.given.Add(-(heldBytesMax - 3*size + 1))
+		close(hangs)
+		g.must("http_body.close", stream)
+		for _, h := range []uint32{p, q} {
+			g.must("http_req.pending_req_wait", h, g.room(4), g.room(4))
+		}
+		if held, given := g.b.held, g.b.given.Load(); held != 0 || given != 0 {
+			t.Errorf("got %d bytes held and %d given after all were read, want none", held, given)
+		}
+	})
+}
+
 func TestHandlesAreBounded(t *testing.T) {
 	inSandbox(t, func(g *tester) {
 		at := g.room(4)

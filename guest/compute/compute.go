@@ -236,7 +236,8 @@ type sandbox struct {
 	wake     chan struct{} // of capacity 1: something may have become ready; never closed
 	selected []item        // of the list that is waited for
 
-	held int // bytes in bodies, at most heldBytesMax
+	held  int          // bytes in bodies, at most heldBytesMax
+	given atomic.Int64 // bytes of them that others have been given and not read, at most as many
 }
 
 // Open is ABI.Open.

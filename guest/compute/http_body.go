@@ -30,6 +30,15 @@ func (c *call) addBody(i int, b *body) status {
 	return st
 }
 
+// addHeldBody is addBody of bytes that nobody else remembers.
+func (c *call) addHeldBody(i int, data []byte) status {
+	b := bodyOf(data)
+	if st := c.hold(b, len(data)); st != statusOK {
+		return st
+	}
+	return c.addBody(i, b)
+}
+
 // takeBody takes the body that parameter i is a handle of from the guest. It is the
 // caller's to close.
 func (c *call) takeBody(i int) (*body, status) {
@@ -62,17 +71,23 @@ func bodyAppend(c *call) status {
 		if c.u32(0) == c.u32(1) {
 			return statusInvalid
 		}
-		from, st := takeItem[*body](c.sandbox, c.u32(1))
-		if st != statusOK {
-			return st
+		from, st := itemOf[*body](c.sandbox, c.u32(1))
+		if st == statusOK {
+			st = into.append(c.sandbox, from)
 		}
-		into.append(from)
-		return statusOK
+		if st == statusOK {
+			c.items.remove(c.u32(1))
+		}
+		return st
 	case *stream:
-		from, st := takeItem[*body](c.sandbox, c.u32(1))
-		if st != statusOK {
+		from, st := itemOf[*body](c.sandbox, c.u32(1))
+		switch {
+		case st != statusOK:
 			return st
+		case !c.mayGive(from.held):
+			return statusLimit
 		}
+		c.items.remove(c.u32(1))
 		if into.append(c.sandbox, from) != nil {
 			return statusError
 		}

@@ -237,7 +237,7 @@ func kvLookupEnd(c *call, put func(generation uint64) status) status {
 	if st := c.put32(6, kvOK); st != statusOK {
 		return st
 	}
-	return c.addBody(1, bodyOf(value.Body))
+	return c.addHeldBody(1, value.Body)
 }
 
 // The options of an insert, and the size and alignment of their record.
@@ -468,5 +468,5 @@ func kvListWait(c *call) status {
 	if st := c.put32(2, kvErrorOf(err)); st != statusOK || err != nil {
 		return st
 	}
-	return c.addBody(1, bodyOf(data))
+	return c.addHeldBody(1, data)
 }

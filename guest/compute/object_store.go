@@ -45,7 +45,7 @@ func putObject(c *call, i int, value store.KVValue, err error) status {
 	if err != nil {
 		return objectStatus(err)
 	}
-	return c.addBody(i, bodyOf(value.Body))
+	return c.addHeldBody(i, value.Body)
 }
 
 func objectLookup(c *call) status {

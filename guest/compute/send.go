@@ -72,6 +72,11 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		return nil, nil, st
 	}
 	c.requests.remove(c.u32(0))
+	if !c.mayGive(b.held) {
+		c.items.remove(c.u32(1))
+		b.drop(c.sandbox)
+		return nil, nil, statusLimit
+	}
 
 	var out content
 	if streaming {
@@ -80,8 +85,12 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		out = content{reader: reader, length: -1}
 	} else {
 		c.items.remove(c.u32(1))
+		held := b.held
 		b.leave(c.sandbox)
 		out = wholeOf(b)
+		reader := out.reader.(*streamReader).s
+		reader.given = &c.given
+		reader.count(held)
 	}
 	if out.length < 0 && out.trailer == nil {
 		out.trailer = make(http.Header) // something may come

@@ -446,6 +446,28 @@ func TestKVLookupComesAgainForItsMetadata(t *testing.T) {
 	})
 }
 
+func TestValuesThatNobodyReadsCount(t *testing.T) {
+	withStores(t, kvs(t)["memory"], func(g *tester) {
+		s := g.handle("kv_store.open", "s")
+		lookup := func(want status) uint32 {
+			h := g.result("kv_store.lookup", append(append([]uint32{s}, g.name("seed")...), 0, 0)...)
+			body := g.room(4)
+			g.want(want, "kv_store.lookup_wait", h, body, g.room(8), 8, g.room(4), g.room(8), g.room(4))
+			return g.get32(body)
+		}
+		h := lookup(statusOK)
+		if g.b.held != len("value") {
+			g.Errorf("got %d bytes held, want 5", g.b.held)
+		}
+		g.b.held = heldBytesMax - 4
+		lookup(statusLimit)
+		g.b.held = len("value")
+		if got, st := g.read(h); got != "value" || st != statusOK || g.b.held != 0 {
+			g.Errorf("got %q, %d, and %d held", got, st, g.b.held)
+		}
+	})
+}
+
 func TestKVLists(t *testing.T) {
 	for name, opts := range kvs(t) {
 		t.Run(name, func(t *testing.T) {

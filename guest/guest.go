@@ -73,7 +73,11 @@ func NewRuntime(opts RuntimeOptions) (*Runtime, error) {
 		r.abis = append(r.abis, a)
 		err := defineHost(ctx, a.runtime)
 		if err == nil {
-			err = wasi.Define(ctx, a.runtime, func(ctx context.Context) *System { return &FromContext(ctx).System })
+			err = wasi.Define(ctx, a.runtime, func(ctx context.Context) *System {
+				s := FromContext(ctx)
+				s.Called()
+				return &s.System
+			})
 		}
 		if err == nil {
 			err = abi.Define(ctx, a.runtime)

@@ -380,6 +380,23 @@ func TestWhatBecomesOfAGuestIsSaid(t *testing.T) {
 	})
 }
 
+// What host functions do for a guest is its own time: it must not be able to have them
+// work for ever.
+func TestWorkOfHostFunctionsIsTheGuests(t *testing.T) {
+	p, _ := load(t, `(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32))) (memory 32)
+		(func (export "_start") (loop $l (drop (call $random (i32.const 0) (i32.const 2000000))) (br $l)))`,
+		guest.LoadOptions{Limits: guest.Limits{CPU: 50 * time.Millisecond, MemoryBytes: 32 << 16}})
+	began := time.Now()
+	_, err := status(t, p)
+	var fault *guest.Fault
+	if !errors.As(err, &fault) || fault.Kind != guest.FaultCPU {
+		t.Errorf("got %v, want %s", err, guest.FaultCPU)
+	}
+	if took := time.Since(began); took > 20*time.Second { // without a look at the clock it is minutes
+		t.Errorf("it was stopped after %v", took)
+	}
+}
+
 // A guest spins; meanwhile others are served and the garbage is collected.
 func TestASpinningGuestStallsNobody(t *testing.T) {
 	p, abi := load(t, `(func (export "_start") (drop (call $next)) (call $note (i32.const 1)) (loop $l (br $l)))`,

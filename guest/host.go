@@ -92,6 +92,19 @@ func (s *Sandbox) check() {
 	s.napped = time.Now()
 }
 
+// callsPerCheck is how many host functions a guest calls between two looks at the clock,
+// which would be half of what a short one takes. One call may copy the whole memory:
+// the budget, which counts the guest's own instructions, would buy thousands of them.
+const callsPerCheck = 32
+
+// Called is called by host functions before they do anything: what they do is the
+// guest's time as well.
+func (s *Sandbox) Called() {
+	if s.calls++; s.calls%callsPerCheck == 0 {
+		s.check()
+	}
+}
+
 // takeTurn waits for a turn. Wait has given back the one there was.
 func (s *Sandbox) takeTurn(c *crunchers) {
 	c.waiting.Add(1)

@@ -39,6 +39,7 @@ type Sandbox struct {
 	napped    time.Time     // when it last let others run
 	turn      time.Time     // when its turn began
 	crunching bool          // it has a turn
+	calls     uint32        // of host functions
 
 	fresh atomic.Bool // a request has come, and base is not that yet
 

@@ -164,7 +164,9 @@ func (ABI) Define(ctx context.Context, runtime wazero.Runtime) error {
 			}
 			params := lowered(f.params)
 			function := func(ctx context.Context, module api.Module, stack []uint64) {
-				b := guest.FromContext(ctx).Instance().(*sandbox)
+				s := guest.FromContext(ctx)
+				s.Called()
+				b := s.Instance().(*sandbox)
 				c := &b.call
 				c.ctx, c.memory, c.stack = b.Context(), module.Memory(), stack
 				stack[0] = uint64(do(c))

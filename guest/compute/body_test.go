@@ -279,6 +279,24 @@ func TestWhatOthersDoNotReadIsBounded(t *testing.T) {
 	})
 }
 
+func TestAllHeadsTogetherAreBounded(t *testing.T) {
+	inSandbox(t, func(g *tester) {
+		name, m := g.put("x")
+		value, n := g.put(strings.Repeat("v", 1<<20-64))
+		made, st := []uint32(nil), statusOK
+		for st == statusOK && len(made) < 200 {
+			made = append(made, g.result("http_req.new"))
+			st = g.call("http_req.header_insert", made[len(made)-1], name, m, value, n)
+		}
+		if st != statusLimit || len(made) < 120 || len(made) > 129 {
+			t.Errorf("got %d after %d heads of 1 MiB, want %d after 128", st, len(made), statusLimit)
+		}
+		g.must("http_req.close", made[0]) // there is room again
+		g.must("http_req.header_insert", made[len(made)-1], name, m, value, n)
+		g.want(statusLimit, "http_req.header_insert", g.result("http_req.new"), name, m, value, n)
+	})
+}
+
 func TestHandlesAreBounded(t *testing.T) {
 	inSandbox(t, func(g *tester) {
 		at := g.room(4)

@@ -238,6 +238,7 @@ type sandbox struct {
 	wake     chan struct{} // of capacity 1: something may have become ready; never closed
 	selected []item        // of the list that is waited for
 
+	heads int          // bytes in heads, or more; at most headsBytesMax
 	held  int          // bytes in bodies, at most heldBytesMax
 	given atomic.Int64 // bytes of them that others have been given and not read, at most as many
 }

@@ -16,6 +16,31 @@ const fieldNameMax = 1<<16 - 1
 // heads up to this, and so do most servers that are kind.
 const headBytesMax = 1 << 20
 
+// headsBytesMax bounds all heads of requests and responses that a sandbox has handles
+// of: as much as its bodies.
+const headsBytesMax = heldBytesMax
+
+// holdHead says whether there is room for n bytes more in heads. What heads have lost, or
+// took with them, is only looked for when it seems that there is none.
+func (b *sandbox) holdHead(n int) bool {
+	if b.heads+n > headsBytesMax {
+		b.heads = 0
+		for _, r := range b.requests.live {
+			if r != nil {
+				b.heads += r.header.bytes
+			}
+		}
+		for _, r := range b.responses.live {
+			b.heads += r.header.bytes
+		}
+		if b.heads+n > headsBytesMax {
+			return false
+		}
+	}
+	b.heads += n
+	return true
+}
+
 // fieldName is the name that parameters i and i+1 are, in lower case.
 func (c *call) fieldName(i int) (string, status) {
 	b, st := c.bytes(i)
@@ -130,6 +155,9 @@ func (c *call) fieldValuesSet(i int, h *header) status {
 	if h.bytes+int(c.u32(i+3))+len(values)*len(name) > headBytesMax {
 		return statusHeadTooLarge
 	}
+	if !c.holdHead(int(c.u32(i+3)) + len(values)*len(name)) {
+		return statusLimit
+	}
 	h.set(name, values...)
 	return statusOK
 }
@@ -147,6 +175,9 @@ func (c *call) fieldInsert(i int, h *header) status {
 	if h.bytes+len(name)+len(value) > headBytesMax {
 		return statusHeadTooLarge
 	}
+	if !c.holdHead(len(name) + len(value)) {
+		return statusLimit
+	}
 	h.set(name, value)
 	return statusOK
 }
@@ -160,6 +191,9 @@ func (c *call) fieldAppend(i int, h *header) status {
 	value, st := c.fieldValue(i + 2)
 	if st != statusOK {
 		return st
+	}
+	if !c.holdHead(len(name) + len(value)) {
+		return statusLimit
 	}
 	return h.appendBounded(name, value)
 }

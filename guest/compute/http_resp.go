@@ -136,6 +136,10 @@ func responseClose(c *call) status {
 // addResponse gives the guest a response and its body: their handles go to
 // parameters i and i+1.
 func (c *call) addResponse(i int, r *response, b *body) status {
+	if !c.holdHead(r.header.bytes) {
+		b.close()
+		return statusLimit
+	}
 	h, st := c.responses.add(r)
 	if st == statusOK {
 		st = c.put32(i, h)

@@ -279,6 +279,43 @@ func TestWhatOthersDoNotReadIsBounded(t *testing.T) {
 	})
 }
 
+// Every request to a backend may have a connection, and so may every answer whose
+// body nobody has read.
+func TestRequestsToBackendsAreBounded(t *testing.T) {
+	hangs := make(chan struct{})
+	service := backends(func(r *http.Request) (*http.Response, error) {
+		r.Body.Close()
+		if r.URL.Path == "/hangs" {
+			<-hangs
+		}
+		return answerOf(200, nil, "body"), nil
+	})
+	withService(t, service, func(g *tester) {
+		send := func(uri string) []uint32 {
+			return append(g.send(g.request("GET", uri), g.result("http_body.new"), "b"), g.room(4))
+		}
+		const underWay = 2
+		for range underWay {
+			g.must("http_req.send_async", send("http://x/hangs")...)
+		}
+		var bodies []uint32
+		for range exchangesMax - underWay {
+			_, body := g.results("http_req.send", g.send(g.request("GET", "http://x/"), g.result("http_body.new"), "b")...)
+			bodies = append(bodies, body)
+		}
+		refused := send("http://x/")
+		g.want(statusLimit, "http_req.send_async", refused...)
+		g.want(statusBadHandle, "http_body.close", refused[1]) // used up, as by every send
+		g.read(bodies[0])                                      // to its end
+		g.must("http_body.close", bodies[1])
+		p := g.result("http_req.send_async", g.send(g.request("GET", "http://x/"), g.result("http_body.new"), "b")...)
+		g.must("http_req.pending_req_wait", p, g.room(4), g.room(4))
+		g.must("http_req.send_async", send("http://x/hangs")...)
+		g.want(statusLimit, "http_req.send_async", send("http://x/")...)
+		close(hangs)
+	})
+}
+
 func TestAllHeadsTogetherAreBounded(t *testing.T) {
 	inSandbox(t, func(g *tester) {
 		name, m := g.put("x")

@@ -238,8 +238,10 @@ type sandbox struct {
 	wake     chan struct{} // of capacity 1: something may have become ready; never closed
 	selected []item        // of the list that is waited for
 
-	heads int          // bytes in heads, or more; at most headsBytesMax
-	held  int          // bytes in bodies, at most heldBytesMax
+	heads     int          // bytes in heads, or more; at most headsBytesMax
+	held      int          // bytes in bodies, at most heldBytesMax
+	exchanges atomic.Int32 // requests to backends under way, and answers not closed; at most exchangesMax
+
 	given atomic.Int64 // bytes of them that others have been given and not read, at most as many
 }
 

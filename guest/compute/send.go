@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gripway/gripway/guest"
 )
@@ -37,6 +38,11 @@ type arrival struct {
 func (a *arrival) discard() { a.response.Body.Close() }
 
 // ready and drop are the future's: item.
+
+// exchangesMax bounds the requests to backends that a sandbox has under way at once,
+// and the answers whose bodies it has not closed: each may have a connection. Fastly
+// allows 32 in all.
+const exchangesMax = 256
 
 // errUnknownBackend answers a request to a backend that is not there.
 var errUnknownBackend = errors.New("compute: no such backend")
@@ -72,7 +78,7 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		return nil, nil, st
 	}
 	c.requests.remove(c.u32(0))
-	if !c.mayGive(b.held) {
+	if !c.mayGive(b.held) || c.exchanges.Load() >= exchangesMax {
 		c.items.remove(c.u32(1))
 		b.drop(c.sandbox)
 		return nil, nil, statusLimit
@@ -112,6 +118,7 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 	// As on Fastly, who answered is only told of what no cache can have answered.
 	direct := !cached || override != nil && override.Pass
 	sandbox, addressed, decompress := c.sandbox, c.wantsAddresses && direct, r.decompress
+	c.exchanges.Add(1)
 	f := start(sandbox, func(ctx context.Context) (*arrival, error) {
 		a := new(arrival)
 		ctx, cancel := context.WithCancel(ctx)
@@ -128,6 +135,7 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		response, err := sandbox.fetch(outward.WithContext(ctx), backend, cached, override)
 		if err != nil {
 			cancel()
+			sandbox.exchanges.Add(-1)
 			out.reader.Close() // if the backend did not
 			return nil, err
 		}
@@ -145,7 +153,12 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 				response.Body = &unzipped{from: response.Body}
 			}
 		}
-		response.Body = &backendBody{ReadCloser: response.Body, cancel: cancel}
+		none := response.Body == http.NoBody
+		body := &backendBody{ReadCloser: response.Body, cancel: cancel, open: &sandbox.exchanges}
+		if none {
+			body.end()
+		}
+		response.Body = body
 		return a, nil
 	}, (*arrival).discard)
 	return &pending{future: f, method: r.method}, nil, statusOK
@@ -218,11 +231,29 @@ func (b *requestBody) Read(p []byte) (int, error) {
 type backendBody struct {
 	io.ReadCloser
 	cancel context.CancelFunc
+	open   *atomic.Int32 // of the sandbox; it counts until its end or Close
+	ended  atomic.Bool
+}
+
+func (b *backendBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.end()
+	}
+	return n, err
+}
+
+// end is told that the answer keeps no connection any more.
+func (b *backendBody) end() {
+	if !b.ended.Swap(true) {
+		b.open.Add(-1)
+	}
 }
 
 func (b *backendBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel()
+	b.end()
 	return err
 }
 

@@ -9,6 +9,7 @@ RUN go mod download
 COPY main.go ./
 COPY gateway gateway
 COPY grip grip
+COPY guest guest
 COPY pubsub pubsub
 COPY wsoverhttp wsoverhttp
 ARG VERSION=

@@ -53,6 +53,7 @@ func TestWhatTheREADMESaysIsTrue(t *testing.T) {
 	hears("ann: hello")
 	r.Type("Talk")
 	hears("The kitchen closes at ten.")
+	r.Type("Streams")
 }
 
 func TestThePageTalks(t *testing.T) {
@@ -63,5 +64,17 @@ func TestThePageTalks(t *testing.T) {
 	window.Shows("welcome, ann")
 	window.Types("input", "Is there tea?\n")
 	window.Shows("ann: Is there tea?")
+	r.Skip("Talk", "Streams")
+}
+
+func TestThePageShowsTheNews(t *testing.T) {
+	r := open(t)
+	window := browser.Open(t)
+	r.Type("Start")
 	r.Skip("Talk")
+	r.Type("Streams")
+	window.Visit("http://" + r.Addr(guestPort) + "/")
+	window.Shows("welcome")
+	window.Types("input", "Is there tea?\n")
+	window.Shows("Is there tea?")
 }

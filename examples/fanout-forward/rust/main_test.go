@@ -28,7 +28,7 @@ func open(t *testing.T) *readme.README {
 	dir := t.TempDir()
 	r := readme.Open(t, readme.Options{
 		Dir: dir, Ports: []int{guestPort},
-		Replace: []string{"../../chat", filepath.Join(repository, "examples/chat"), "../../..", repository, "go install ", "go -C " + repository + " install ", "go run ", "go -C " + repository + " run "},
+		Replace: []string{"../../chat", filepath.Join(repository, "examples/chat"), "../../stream", filepath.Join(repository, "examples/stream"), "../../..", repository, "go install ", "go -C " + repository + " install ", "go run ", "go -C " + repository + " run "},
 	})
 	for _, name := range []string{"Cargo.toml", ".cargo/config.toml", "fastly.toml", "src/main.rs"} {
 		text, err := os.ReadFile(name)
@@ -59,4 +59,9 @@ func TestWhatTheREADMESaysIsTrue(t *testing.T) {
 	window.Shows("ann: Is there tea?")
 	r.Type("Talk")
 	window.Shows("The kitchen closes at ten.")
+	r.Type("Streams")
+	window.Visit("http://" + r.Addr(guestPort) + "/")
+	window.Shows("welcome")
+	window.Types("input", "Is there coffee?\n")
+	window.Shows("Is there coffee?")
 }

@@ -122,7 +122,12 @@ func (c *call) put8(i int, v uint8) status {
 // fill writes data to a buffer: parameter i is its address, i+1 its size, and i+2
 // the address of the number of bytes written. If the buffer is too short, that
 // becomes the size it would need, and SDKs come again with it.
-func (c *call) fill(i int, data []byte) status {
+func (c *call) fill(i int, data []byte) status { return fill(c, i, data) }
+
+// fillText is fill of a string.
+func (c *call) fillText(i int, text string) status { return fill(c, i, text) }
+
+func fill[T []byte | string](c *call, i int, data T) status {
 	if uint64(len(data)) > uint64(c.u32(i+1)) {
 		if st := c.put32(i+2, uint32(len(data))); st != statusOK {
 			return st
@@ -135,22 +140,6 @@ func (c *call) fill(i int, data []byte) status {
 	}
 	copy(into, data)
 	return c.put32(i+2, uint32(len(data)))
-}
-
-// fillText is fill of a string.
-func (c *call) fillText(i int, text string) status {
-	if uint64(len(text)) > uint64(c.u32(i+1)) {
-		if st := c.put32(i+2, uint32(len(text))); st != statusOK {
-			return st
-		}
-		return statusBufferLen
-	}
-	into, st := c.at(c.u32(i), uint32(len(text)))
-	if st != statusOK {
-		return st
-	}
-	copy(into, text)
-	return c.put32(i+2, uint32(len(text)))
 }
 
 // cursorEnd is what a cursor becomes after the last value.

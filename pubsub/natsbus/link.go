@@ -117,14 +117,14 @@ var (
 	_ nats.InProcessConnProvider = (*link)(nil)
 )
 
-// openLink connects to embedded, or to o.URL if that is nil.
-func openLink(o Options, b *Bus, embedded *embedded) (*link, error) {
+// openLink connects to the embedded server, or to o.URL if there is none.
+func (b *Bus) openLink(o Options) error {
 	l := &link{
 		urls:     o.URL,
 		lanes:    b.lanes,
 		items:    b.begin,
 		talk:     b.talk,
-		embedded: embedded,
+		embedded: b.embedded,
 		log:      o.Log,
 		arrived:  make(chan *nats.Msg, arrivedMax),
 		wake:     make(chan struct{}, 1),
@@ -135,22 +135,23 @@ func openLink(o Options, b *Bus, embedded *embedded) (*link, error) {
 	var err error
 	if l.reach, err = l.reachOptions(o); err != nil {
 		l.cancel()
-		return nil, err
+		return err
 	}
 	l.options = append(l.ownOptions(o.Name), l.reach...)
 	conn, err := l.connect()
 	if err != nil {
 		l.cancel()
-		return nil, err
+		return err
 	}
 	l.conn.Store(conn)
 	l.up.Store(true)
+	b.link = l // before the first word of another node, which may be answered
 	l.talk.subscribe(conn, l.arrived)
-	if bytes := conn.MaxPayload(); embedded == nil && bytes < pubsub.ItemBytesMax {
+	if bytes := conn.MaxPayload(); l.embedded == nil && bytes < pubsub.ItemBytesMax {
 		l.log.Info("NATS server limits items", "server", conn.ConnectedUrlRedacted(), "max_payload", bytes)
 	}
 	l.running.Go(l.run)
-	return l, nil
+	return nil
 }
 
 func (l *link) connect() (*nats.Conn, error) { return l.to(l.options) }

@@ -156,12 +156,12 @@ func (b *Bus) open(o Options) (err error) {
 	case o.URL != "" && !o.Embedded.isZero():
 		return fmt.Errorf("a server at %q and an embedded one: only one of them can be used", redact(o.URL))
 	case o.URL != "":
-		b.link, err = openLink(o, b, nil)
+		err = b.openLink(o)
 	case o.Embedded.unreachable() && o.Embedded.saysWhom():
 		return errors.New("options of an embedded server without a listener: nobody could reach it")
 	default:
 		if b.embedded, err = startEmbedded(o); err == nil {
-			b.link, err = openLink(o, b, b.embedded)
+			err = b.openLink(o)
 		}
 		if err == nil {
 			b.embedded.watchRoutes(o, b.lanes, b.talk)

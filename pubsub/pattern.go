@@ -23,7 +23,7 @@ type PatternReceiver interface {
 	ReceiveFrom(channel string, data []byte)
 
 	// Lost tells of a hole, as Receiver.Lost does: items of any of the channels may
-	// have been missed. It may be called several times for one hole.
+	// have been missed. It may be called several times for one hole, also at once.
 	Lost(items int)
 }
 

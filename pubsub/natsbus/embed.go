@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -110,6 +111,8 @@ type embedded struct {
 	open   bool   // programs may connect
 	stop   context.CancelFunc
 	watch  sync.WaitGroup
+
+	told atomic.Int64 // routes of which follow has told the receivers
 }
 
 // startEmbedded returns once the server takes connections.
@@ -324,6 +327,7 @@ func (e *embedded) follow(ctx context.Context, set *lanes.Set, talk *talk, log *
 			}
 		}
 		known = now
+		e.told.Store(int64(len(known)))
 	}
 }
 

@@ -3,6 +3,8 @@ package natsbus
 import (
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 // Names for the tests outside the package.
@@ -30,8 +32,12 @@ func (b *Bus) ServerAddr() string {
 // Confirms is how many round trips confirmed subscriptions.
 func (b *Bus) Confirms() uint64 { return b.link.confirms.Load() }
 
-// Routes is how many connections to other nodes there are.
-func (b *Bus) Routes() int { return len(b.embedded.routes()) }
+// RoutesTold is of how many connections to other nodes the receivers were told.
+func (b *Bus) RoutesTold() int { return int(b.embedded.told.Load()) }
+
+// RoutesToAPeer is how many connections two servers keep between them: a pool, and
+// one of the system account's own.
+const RoutesToAPeer = server.DEFAULT_ROUTE_POOL_SIZE + 1
 
 // OtherDoors is what the embedded server serves besides clients.
 func (b *Bus) OtherDoors() (doors []string) {

@@ -100,16 +100,19 @@ func cluster(t *testing.T, size int) []*natsbus.Bus {
 	for _, node := range nodes {
 		eventually(t, "all nodes see each other", func() bool { return node.Stats().Peers == size-1 })
 	}
-	// Routes come several to a peer, and each is told of as a break.
-	for calm, routes := 0, 0; calm < 5; calm++ {
-		time.Sleep(10 * time.Millisecond) // twice as long as a look at the routes takes
-		now := 0
+	// Routes come several to a peer, now and then one too many, and each is told of
+	// as a break.
+	for calm := 0; calm < 5; calm++ {
 		for _, node := range nodes {
-			now += node.Routes()
+			eventually(t, "all routes are told of", func() bool {
+				if node.RoutesTold() == natsbus.RoutesToAPeer*(size-1) {
+					return true
+				}
+				calm = 0
+				return false
+			})
 		}
-		if now != routes {
-			calm, routes = 0, now
-		}
+		time.Sleep(10 * time.Millisecond) // twice as long as a look at the routes takes
 	}
 	return nodes
 }
@@ -148,7 +151,8 @@ func (p *pair) SubscribePattern(ctx context.Context, pattern string, r pubsub.Pa
 	return s, err
 }
 
-func (p *pair) Close() error { return errors.Join(p.publisher.Close(), p.Bus.Close()) }
+// Close closes first whom a break would be told: that the other leaves is one.
+func (p *pair) Close() error { return errors.Join(p.Bus.Close(), p.publisher.Close()) }
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()

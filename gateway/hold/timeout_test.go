@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,10 +19,11 @@ import (
 func TestManyLongPollsEndInTheirTime(t *testing.T) {
 	const polls, lateMax = 400, 10 * time.Second
 	timeout := func(i int) time.Duration { return 500*time.Millisecond + time.Duration(i*7%1000)*time.Millisecond }
-	var asked [polls]time.Time // each is written before its answer is sent, and read after it has come
+	var asked [polls]atomic.Pointer[time.Time] // set before its answer is sent, and read after it has come
 	h := newHouse(t, hold.Options{}, false, func(r *http.Request) hold.Call {
 		i, _ := strconv.Atoi(r.URL.Query().Get("poll"))
-		asked[i] = time.Now()
+		now := time.Now()
+		asked[i].Store(&now)
 		return pollCall(timeout(i))
 	})
 	transport := &http.Transport{MaxIdleConnsPerHost: polls}
@@ -36,7 +38,7 @@ func TestManyLongPollsEndInTheirTime(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			late[i] = time.Since(asked[i]) - timeout(i)
+			late[i] = time.Since(*asked[i].Load()) - timeout(i)
 			io.Copy(io.Discard, response.Body)
 			response.Body.Close()
 		})

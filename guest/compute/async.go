@@ -163,6 +163,9 @@ func (f *future[T]) dispose() {
 	}
 }
 
+// noIndex is the place in a list of what was not there in time.
+const noIndex = math.MaxUint32
+
 // asyncSelect waits for the first of a list of handles that is ready.
 func asyncSelect(c *call) status {
 	list, n, timeout := c.u32(0), c.u32(1), c.u32(2)
@@ -175,7 +178,7 @@ func asyncSelect(c *call) status {
 	}
 	at, ok := c.first(items, time.Duration(timeout)*time.Millisecond)
 	if !ok {
-		return c.put32(3, math.MaxUint32)
+		return c.put32(3, noIndex)
 	}
 	return c.put32(3, uint32(at))
 }

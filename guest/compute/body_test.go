@@ -354,7 +354,7 @@ func TestSelectTakesTheFirstThatIsReady(t *testing.T) {
 		at := g.room(4)
 		g.want(statusInvalid, "async_io.select", 0, 0, 0, at)
 		g.must("async_io.select", 0, 0, 1, at)
-		if got := g.get32(at); got != noHandle {
+		if got := g.get32(at); got != noIndex {
 			t.Errorf("got index %d of no handles, want that of a timeout", got)
 		}
 		r, w := io.Pipe()
@@ -364,7 +364,7 @@ func TestSelectTakesTheFirstThatIsReady(t *testing.T) {
 		if got := g.result("async_io.select", list, n, 0); got != 1 {
 			t.Errorf("got index %d, want 1: an empty body is at its end", got)
 		}
-		if got := g.result("async_io.select", list, 1, 5); got != noHandle {
+		if got := g.result("async_io.select", list, 1, 5); got != noIndex {
 			t.Errorf("got index %d, want that of a timeout", got)
 		}
 		go w.Write([]byte("now"))

@@ -8,8 +8,9 @@ import "math"
 // requests, lookups of stores and caches, promises of further requests. A number is
 // never used twice in a sandbox: what was closed stays closed.
 
-// noHandle is the handle of nothing.
-const noHandle = math.MaxUint32
+// noHandle is the handle of nothing. SDKs compare with this number: it is not the
+// greatest, which async_io gives as the index of nothing.
+const noHandle = math.MaxUint32 - 1
 
 // handlesMax bounds the live handles of each table, and with them what a guest can
 // make the host remember. The busiest programs of the SDKs' suites hold a few

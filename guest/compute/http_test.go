@@ -637,6 +637,31 @@ func TestErrorsOfBackendsAreToldApart(t *testing.T) {
 	}
 }
 
+// The number is the SDKs', which look whether they have got a handle: of another one they
+// think that it is theirs, and close it.
+func TestTheHandleOfNothingIsTheSDKs(t *testing.T) {
+	const invalid = 0xfffffffe
+	release := make(chan struct{})
+	service := backends(func(r *http.Request) (*http.Response, error) {
+		<-release
+		return nil, errors.New("?")
+	})
+	inSandboxOf(t, service, func(g *tester) {
+		p := g.result("http_req.send_async", g.send(g.request("GET", "http://x/"), g.bodyOf(""), "b")...)
+		out := g.room(12)
+		g.must("http_req.pending_req_poll", p, out, out+4, out+8)
+		if g.get32(out) != 0 || g.get32(out+4) != invalid || g.get32(out+8) != invalid {
+			t.Errorf("poll: got %d, %#x, %#x", g.get32(out), g.get32(out+4), g.get32(out+8))
+		}
+		close(release)
+		list, n := g.list(p)
+		g.must("http_req.pending_req_select", list, n, out, out+4, out+8)
+		if g.get32(out) != 0 || g.get32(out+4) != invalid || g.get32(out+8) != invalid {
+			t.Errorf("select: got %d, %#x, %#x", g.get32(out), g.get32(out+4), g.get32(out+8))
+		}
+	})
+}
+
 func TestFactsAboutTheClient(t *testing.T) {
 	x := clientRequest("GET", "https://example.com/", "")
 	x.ID = "0123456789abcdef0123456789abcdef"

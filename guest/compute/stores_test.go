@@ -695,7 +695,7 @@ func TestKVCallsAreWaitedForWithAsyncIO(t *testing.T) {
 			g.Error("it is ready before it can be")
 		}
 		at, n := g.list(h)
-		if got := g.result("async_io.select", at, n, 10); got != noHandle {
+		if got := g.result("async_io.select", at, n, 10); got != noIndex {
 			g.Errorf("got %d, want a timeout", got)
 		}
 		close(shelf.open)

@@ -222,11 +222,21 @@ const (
 	httpWriteBytes = 56
 )
 
+// httpWriteSize is the size of the record that belongs to a mask. The last field came
+// later than the others: of SDKs that do not know it, what stands there is not part of
+// the record.
+func httpWriteSize(mask uint32) uint32 {
+	if mask&httpWriteStaleIfError == 0 {
+		return httpWriteBytes - 8
+	}
+	return httpWriteBytes
+}
+
 // httpWriteOptions reads the mask that parameter i is and the record that i+1 is.
 // Surrogate keys that are none are left out, as they are in headers.
 func (c *call) httpWriteOptions(i int) (keep cache.Keep, st status) {
 	mask := c.u32(i)
-	record, st := c.record(i+1, httpWriteBytes, 8)
+	record, st := c.record(i+1, httpWriteSize(mask), 8)
 	switch {
 	case st != statusOK:
 		return keep, st
@@ -394,6 +404,9 @@ func httpCacheBackendRequest(c *call) status {
 	method, wanted := httpcache.BackendRequest(r.method, r.header.http(), e.staleHead())
 	r.method, r.header = method, e.request.header.clone()
 	r.header.become(wanted)
+	if !c.holdHead(r.header.bytes) {
+		return statusLimit
+	}
 	h, st := c.requests.add(&r)
 	if st != statusOK {
 		return st
@@ -414,14 +427,14 @@ func (h *header) become(wanted http.Header) {
 	}
 }
 
-// httpCachePrepare says what should become of a response, which it changes into what
-// should be stored.
+// httpCachePrepare says what should become of a response, and makes another one of it:
+// what should be stored. The first stays the guest's; the Rust SDK closes it.
 func httpCachePrepare(c *call) status {
 	e, st := c.entryOf(httpEntry)
 	if st != statusOK {
 		return st
 	}
-	r, st := c.responses.remove(c.u32(1))
+	r, st := c.responses.get(c.u32(1))
 	if st != statusOK {
 		return st
 	}
@@ -429,6 +442,9 @@ func httpCachePrepare(c *call) status {
 	prepared := *r
 	prepared.status, prepared.header = head.Status, r.header.clone()
 	prepared.header.become(head.Header)
+	if !c.holdHead(prepared.header.bytes) {
+		return statusLimit
+	}
 	h, st := c.responses.add(&prepared)
 	if st != statusOK {
 		return st
@@ -483,11 +499,11 @@ func httpCacheSuggestedOptions(c *call) status {
 	if mask&^(httpWriteStaleIfError<<1-1) != 0 {
 		return statusUnsupported
 	}
-	in, st := c.record(3, httpWriteBytes, 8)
+	in, st := c.record(3, httpWriteSize(mask), 8)
 	if st != statusOK {
 		return st
 	}
-	out, st := c.record(5, httpWriteBytes, 8)
+	out, st := c.record(5, httpWriteSize(mask), 8)
 	if st != statusOK {
 		return st
 	}

@@ -452,6 +452,10 @@ func (b *Backend) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	out = b.outward(out, ctx)
 	response, err := b.way.transport.RoundTrip(out)
+	if err == nil && response.StatusCode < 100 { // net/http takes any three digits
+		response.Body.Close()
+		err = fmt.Errorf("malformed HTTP status code %03d", response.StatusCode)
+	}
 	b.count(req.Context(), err)
 	if err != nil {
 		cancel(nil)

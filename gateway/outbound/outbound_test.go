@@ -121,6 +121,32 @@ func TestAnswersAreLeftAlone(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoStatusIsAnError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r, _ := http.ReadRequest(bufio.NewReader(conn))
+			fmt.Fprintf(conn, "HTTP/1.1 %s Odd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", strings.TrimPrefix(r.URL.Path, "/"))
+			conn.Close()
+		}
+	}()
+	backend := open(t, outbound.Options{}, guest.BackendOptions{Address: l.Addr().String()})
+	for status, fine := range map[string]bool{"000": false, "099": false, "200": true, "999": true} {
+		response, _, err := fetch(t, backend, "GET", "http://x/"+status, "", nil, "")
+		if (err == nil) != fine {
+			t.Errorf("%s: got %v, %v", status, response, err)
+		}
+	}
+}
+
 func TestWrongOptionsAreNamed(t *testing.T) {
 	b, _ := outbound.New(outbound.Options{})
 	defer b.Close()

@@ -11,8 +11,9 @@ type module struct {
 }
 
 // abi is everything a Compute guest may import besides WASI: the interface that
-// Fastly publishes as witx with Viceroy (compute-at-edge-abi), lowered. A string or a
-// list is an address and a length; each result is the address it is written to.
+// Fastly publishes as witx with Viceroy (compute-at-edge-abi), lowered, and four
+// functions that newer SDKs import (Rust from 0.13): cache_override_v3_set and
+// has_domain_inspector, has_image_optimizer, has_origin_inspector. A string or a list is an address and a length; each result is the address it is written to.
 var abi = []module{
 	{"fastly_abi", []signature{
 		{"init", "l"},
@@ -40,7 +41,7 @@ var abi = []module{
 		{"get_stale_while_revalidate_ns", "ii"}, {"get_age_ns", "ii"}, {"get_hits", "ii"},
 	}},
 	{"fastly_compute_runtime", []signature{
-		{"get_vcpu_ms", "i"}, {"get_heap_mib", "i"},
+		{"get_vcpu_ms", "i"}, {"get_heap_mib", "i"}, {"has_domain_inspector", "i"}, {"has_image_optimizer", "i"}, {"has_origin_inspector", "i"},
 	}},
 	{"fastly_config_store", []signature{
 		{"open", "iii"}, {"get", "iiiiii"},
@@ -88,7 +89,7 @@ var abi = []module{
 		{"downstream_resvpnproxy_vpn_service_name", "iiii"}, {"downstream_visits_this_service", "i"}, {"downstream_visits_this_pop", "i"},
 	}},
 	{"fastly_http_req", []signature{
-		{"body_downstream_get", "ii"}, {"cache_override_set", "iiii"}, {"cache_override_v2_set", "iiiiii"}, {"downstream_client_ip_addr", "ii"},
+		{"body_downstream_get", "ii"}, {"cache_override_set", "iiii"}, {"cache_override_v2_set", "iiiiii"}, {"cache_override_v3_set", "iii"}, {"downstream_client_ip_addr", "ii"},
 		{"downstream_server_ip_addr", "ii"}, {"downstream_client_h2_fingerprint", "iii"}, {"downstream_client_request_id", "iii"},
 		{"downstream_client_oh_fingerprint", "iii"}, {"downstream_client_ddos_detected", "i"}, {"downstream_tls_cipher_openssl_name", "iii"},
 		{"downstream_tls_protocol", "iii"}, {"downstream_tls_client_hello", "iii"}, {"downstream_tls_raw_client_certificate", "iii"},

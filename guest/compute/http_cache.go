@@ -100,6 +100,10 @@ func (o *cacheOverride) of() (to httpcache.Override) {
 		stale := time.Duration(o.StaleWhileRevalidate) * time.Second
 		to.StaleWhileRevalidate = &stale
 	}
+	if o.HasLookupTimeout {
+		wait := time.Duration(o.LookupTimeout) * time.Millisecond
+		to.LookupTimeout = &wait
+	}
 	return to
 }
 

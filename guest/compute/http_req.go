@@ -31,6 +31,7 @@ var requestCalls = map[string]hostcall{
 	"auto_decompress_response_set": requestDecompressSet,
 	"cache_override_set":           requestCacheOverride,
 	"cache_override_v2_set":        requestCacheOverrideV2,
+	"cache_override_v3_set":        requestCacheOverrideV3,
 
 	"send":                  func(c *call) status { return c.sendAndWait(true, noDetail, 4) },
 	"send_v2":               func(c *call) status { return c.sendAndWait(true, 4, 5) },
@@ -106,6 +107,8 @@ type cacheOverride struct {
 	StaleWhileRevalidate uint32 // seconds, if HasStale
 	HasTTL, HasStale     bool
 	SurrogateKey         string // keys, by spaces
+	LookupTimeout        uint32 // milliseconds that it waits for another's answer, if HasLookupTimeout
+	HasLookupTimeout     bool
 }
 
 // uriMax bounds a URI, as Viceroy's HTTP library does.
@@ -324,42 +327,66 @@ const (
 	overrideTTL   = 2
 	overrideStale = 4
 	overridePCI   = 8
+	overrideWait  = 16
 )
 
+// overrideBytes is the size of what cache_override_v3_set is given.
+//
+//	offset  0  ttl             u32  seconds
+//	        4  stale           u32  seconds
+//	        8  surrogate keys  u32  address, then length
+//	       16  lookup timeout  u32  milliseconds
+const overrideBytes = 20
+
 func requestCacheOverride(c *call) status {
-	r, st := c.requestOf(0)
-	if st != statusOK {
-		return st
-	}
-	return c.overrideCache(r, "")
+	return c.overrideCache(overridePCI, func(o *cacheOverride) status {
+		o.TTL, o.StaleWhileRevalidate = c.u32(2), c.u32(3)
+		return statusOK
+	})
 }
 
 func requestCacheOverrideV2(c *call) status {
+	return c.overrideCache(overridePCI, func(o *cacheOverride) status {
+		keys, st := c.bytes(4)
+		o.TTL, o.StaleWhileRevalidate, o.SurrogateKey = c.u32(2), c.u32(3), string(keys)
+		return st
+	})
+}
+
+func requestCacheOverrideV3(c *call) status {
+	return c.overrideCache(overrideWait, func(o *cacheOverride) status {
+		record, st := c.record(2, overrideBytes, 4)
+		if st != statusOK {
+			return st
+		}
+		keys, st := c.field(record, 8)
+		o.TTL, o.StaleWhileRevalidate, o.SurrogateKey = little32(record, 0), little32(record, 4), string(keys)
+		if c.u32(1)&overrideWait != 0 {
+			o.HasLookupTimeout, o.LookupTimeout = true, little32(record, 16)
+		}
+		return st
+	})
+}
+
+// overrideCache notes what read reads: parameter 1 says what of it counts, in bits up
+// to the last one that the call knows.
+func (c *call) overrideCache(last uint32, read func(*cacheOverride) status) status {
 	r, st := c.requestOf(0)
 	if st != statusOK {
 		return st
 	}
-	keys, st := c.bytes(4)
+	tag := c.u32(1)
+	o := &cacheOverride{
+		Pass: tag&overridePass != 0, PCI: tag&overridePCI != 0, HasTTL: tag&overrideTTL != 0, HasStale: tag&overrideStale != 0,
+	}
+	st = read(o)
 	switch {
 	case st != statusOK:
 		return st
-	case !httpguts.ValidHeaderFieldValue(string(keys)):
+	case tag >= last<<1, !httpguts.ValidHeaderFieldValue(o.SurrogateKey):
 		return statusInvalid
 	}
-	return c.overrideCache(r, string(keys))
-}
-
-func (c *call) overrideCache(r *request, keys string) status {
-	tag := c.u32(1)
-	if tag&^(overridePass|overrideTTL|overrideStale|overridePCI) != 0 {
-		return statusInvalid
-	}
-	r.cache = &cacheOverride{
-		Pass: tag&overridePass != 0, PCI: tag&overridePCI != 0,
-		HasTTL: tag&overrideTTL != 0, TTL: c.u32(2),
-		HasStale: tag&overrideStale != 0, StaleWhileRevalidate: c.u32(3),
-		SurrogateKey: keys,
-	}
+	r.cache = o
 	return statusOK
 }
 

@@ -229,6 +229,17 @@ func TestWhatARequestCannotBe(t *testing.T) {
 		if want := (cacheOverride{HasTTL: true, TTL: 30, SurrogateKey: "one two"}); *r.cache != want {
 			t.Errorf("got %+v, want %+v", *r.cache, want)
 		}
+		record := g.record(overrideBytes, func(r []byte) { put32(r, 0, 40); put32(r, 4, 50); g.putText(r, 8, "one two"); put32(r, 16, 60) })
+		g.must("http_req.cache_override_v3_set", h[0], overrideTTL|overrideStale|overrideWait, record)
+		if want := (cacheOverride{
+			HasTTL: true, TTL: 40, HasStale: true, StaleWhileRevalidate: 50, SurrogateKey: "one two", HasLookupTimeout: true, LookupTimeout: 60,
+		}); *r.cache != want {
+			t.Errorf("got %+v, want %+v", *r.cache, want)
+		}
+		g.must("http_req.cache_override_v3_set", h[0], 0, g.record(overrideBytes, func([]byte) {})) // keys at no address
+		g.want(statusInvalid, "http_req.cache_override_v3_set", h[0], 32, record)
+		g.want(statusInvalid, "http_req.cache_override_v3_set", h[0], 0, g.record(overrideBytes, func(r []byte) { g.putText(r, 8, "a\nb") }))
+		g.want(statusInvalid, "http_req.cache_override_v3_set", h[0], 0, outside)
 		response := g.result("http_resp.new")
 		g.want(statusInvalid, "http_resp.status_set", response, 99)
 		g.want(statusInvalid, "http_resp.status_set", response, 1000)

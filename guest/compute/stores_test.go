@@ -278,6 +278,11 @@ func TestHeapAndCPUAreTheGuests(t *testing.T) {
 		if after := g.get64(at); after-before > 150 {
 			g.Errorf("got %d ms while the guest waited", after-before)
 		}
+		for _, product := range []string{"domain_inspector", "image_optimizer", "origin_inspector"} {
+			if got := g.result("compute_runtime.has_" + product); got != 0 {
+				g.Errorf("%s: got %d, want 0: there is none", product, got)
+			}
+		}
 		g.want(statusBadAlign, "compute_runtime.get_vcpu_ms", at+4)
 		g.want(statusInvalid, "compute_runtime.get_heap_mib", outside)
 	})

@@ -3,6 +3,7 @@ package httpcache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -21,6 +22,7 @@ type Override struct {
 	StaleWhileRevalidate *time.Duration
 	SurrogateKeys        string // in addition to those of the response
 	Sensitive            bool
+	LookupTimeout        *time.Duration // for how long it waits for a response that another one asked for
 }
 
 // keep is Freshness with an override.
@@ -37,6 +39,19 @@ func (o *Override) keep(head *Head) cache.Keep {
 	}
 	keep.Sensitive = o.Sensitive
 	return keep
+}
+
+// wait waits for what a lookup comes to.
+func (o *Override) wait(ctx context.Context, x *cache.Transaction) error {
+	if o.LookupTimeout == nil || x.Ready() {
+		return x.Wait(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, *o.LookupTimeout)
+	defer cancel()
+	if err := x.Wait(ctx); err != nil {
+		return fmt.Errorf("waiting for the response to another request: %w", err)
+	}
+	return nil
 }
 
 func mergeKeys(a, b []string) []string {
@@ -132,7 +147,7 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 	if err != nil {
 		return nil, err
 	}
-	if err := x.Wait(ctx); err != nil {
+	if err := o.wait(ctx, x); err != nil {
 		x.Close()
 		return nil, err
 	}

@@ -218,6 +218,41 @@ func TestStaleIsServedForAnError(t *testing.T) {
 	})
 }
 
+func TestAWaitForAnothersAnswerMayBeBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := httpcache.NewFetcher(cache.New(cache.Options{}).Space("s"), nil)
+		defer f.Close()
+		o := always(200, "hello")
+		slow := &origin{answer: func(r *http.Request, n int) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return o.answer(r, n)
+		}}
+		var leader sync.WaitGroup
+		begin := time.Now()
+		leader.Go(func() {
+			wantAsk(t, "who leads does not wait for another", ask(t, f, slow, waits(0), "GET", "http://a/x"), "200 hello MISS")
+		})
+		synctest.Wait()
+		for _, wait := range []time.Duration{0, 400 * time.Millisecond} {
+			got := ask(t, f, slow, waits(wait), "GET", "http://a/x")
+			if want := "error: waiting for the response to another request: context deadline exceeded"; got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+		if took := time.Since(begin); took != 400*time.Millisecond {
+			t.Errorf("the two waited for %v", took)
+		}
+		wantAsk(t, "long enough", ask(t, f, slow, waits(time.Second), "GET", "http://a/x"), "200 hello HIT")
+		wantAsk(t, "what is there is not waited for", ask(t, f, slow, waits(0), "GET", "http://a/x"), "200 hello HIT")
+		leader.Wait()
+		if slow.count() != 1 {
+			t.Errorf("the origin was asked %d times, want 1", slow.count())
+		}
+	})
+}
+
+func waits(d time.Duration) httpcache.Override { return httpcache.Override{LookupTimeout: &d} }
+
 func TestOneOfManyIsSent(t *testing.T) {
 	for _, test := range []struct {
 		why    string

@@ -36,7 +36,7 @@ var cacheCalls = map[string]hostcall{
 
 	"replace":                               cacheReplace,
 	"replace_insert":                        cacheReplaceInsert,
-	"replace_get_state":                     func(c *call) status { return c.onEntry(replaceEntry, (*call).replaceState) },
+	"replace_get_state":                     func(c *call) status { return c.onEntry(replaceEntry, (*call).entryState) },
 	"replace_get_body":                      func(c *call) status { return c.onEntry(replaceEntry, (*call).entryBody) },
 	"replace_get_hits":                      func(c *call) status { return c.onHit(replaceEntry, (*call).hitHits) },
 	"replace_get_length":                    func(c *call) status { return c.onHit(replaceEntry, (*call).hitLength) },
@@ -587,14 +587,6 @@ func (c *call) onHit(kind entryKind, do func(*call, *cache.Hit) status) status {
 }
 
 func (c *call) entryState(e *cacheEntry) status { return c.put32(1, uint32(e.state())) }
-
-// replaceState is what the object is like that is to be replaced.
-func (c *call) replaceState(e *cacheEntry) status {
-	if e.found() == nil {
-		return statusNone
-	}
-	return c.entryState(e)
-}
 
 func (c *call) hitMetadata(hit *cache.Hit) status {
 	metadata, _ := hit.Keep().Value.([]byte)

@@ -428,7 +428,7 @@ func TestCoreCacheReplace(t *testing.T) {
 		}
 		g.must("cache.close", second)
 		none := g.result("cache.replace", key, 1, 0, 0)
-		g.want(statusNone, "cache.replace_get_state", none, g.room(4))
+		g.wantState("nothing is there", "cache.replace_get_state", none, cache.MustInsert) // the Rust SDK asks first
 		g.want(statusNone, "cache.replace_get_length", none, g.room(8))
 		bad := g.record(replaceBytes, func(r []byte) { put32(r, 4, 4) })
 		g.want(statusInvalid, "cache.replace", key, n, replaceStrategy, bad, g.room(4))

@@ -234,6 +234,11 @@ func checkAnswer(response *http.Response) bool {
 	if response.Body == nil {
 		response.Body = http.NoBody
 	}
+	if response.StatusCode == http.StatusNoContent || response.StatusCode == http.StatusNotModified {
+		response.Body.Close() // whatever the guest wrote: these have none
+		response.Body, response.ContentLength, response.Trailer = http.NoBody, 0, nil
+		delete(response.Header, "Content-Length")
+	}
 	if _, said := response.Header["Content-Length"]; !said && response.ContentLength > 0 {
 		response.Header["Content-Length"] = []string{strconv.FormatInt(response.ContentLength, 10)}
 	}

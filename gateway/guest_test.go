@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +237,34 @@ func TestWhatAGuestBreaksOffIsNotWhole(t *testing.T) {
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("broken off") }
+
+func TestAStatusWithoutContentHasNone(t *testing.T) {
+	closed := make(chan struct{}, 1)
+	h := newHouse(t, func(_ context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		status, _ := strconv.Atoi(x.Request.URL.Query().Get("status"))
+		outcome, err := answer(status, "a body", "Etag: \"x\"", "Content-Length: 6")
+		outcome.Response.Body = &tellsItsEnd{outcome.Response.Body, closed}
+		return outcome, err
+	}, false, nil)
+	for _, status := range []int{204, 304} {
+		response, text := h.do("GET", "/?status="+strconv.Itoa(status), "")
+		if response.StatusCode != status || text != "" || response.Header.Get("Etag") == "" || response.Header.Get("Content-Length") != "" {
+			t.Errorf("got %d %v %q, want %d", response.StatusCode, response.Header, text, status)
+		}
+		<-closed
+	}
+}
+
+// tellsItsEnd is a body that tells of its Close.
+type tellsItsEnd struct {
+	io.ReadCloser
+	closed chan<- struct{}
+}
+
+func (b *tellsItsEnd) Close() error {
+	b.closed <- struct{}{}
+	return b.ReadCloser.Close()
+}
 
 func TestAGuestIsAnOrigin(t *testing.T) {
 	var asked sync.Map

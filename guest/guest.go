@@ -337,6 +337,10 @@ func unknown(m *Module, abi string) error {
 		platform = "a Terrarium guest"
 	case starts("_start") && imports(wasi.Module, ""):
 		platform = "a WASI program that imports nothing of an edge platform"
+	case starts("_initialize") && !starts("_start"):
+		return fmt.Errorf("this is a library: it exports _initialize, and no _start: %w", ErrUnknownABI)
+	case !starts("_start"):
+		return fmt.Errorf("it exports no _start, as programs do: %w", ErrUnknownABI)
 	default:
 		return ErrUnknownABI
 	}

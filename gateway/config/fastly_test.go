@@ -288,7 +288,7 @@ func TestManifestMistakesAreNamed(t *testing.T) {
 		{local + "config_stores.d = {format = \"json\", file = \"gone.json\"}", `file "gone.json": the file cannot be read`},
 		{local + "config_stores.d = {format = \"json\", file = \"number.json\"}", `file "number.json": key "a": want a text`},
 		{local + "config_stores.d = {format = \"json\", file = \"broken.json\"}", `file "broken.json": line 3: invalid character`},
-		{local + "config_stores.d = {format = \"json\", file = \"list.json\"}", `want a JSON object, not a array`},
+		{local + "config_stores.d = {format = \"json\", file = \"list.json\"}", `want a JSON object: it is of type array`},
 		{local + "config_stores.d = {format = \"json\", file = \"null.json\"}", `want a JSON object, not null`},
 		{local + "config_stores.d = {format = \"json\", file = \"empty.json\"}", `unexpected end of JSON`},
 		{local + "config_stores.d = {format = \"json\", file = \"longkey.json\"}", `it has 257 characters: want at most 256`},
@@ -355,6 +355,9 @@ func TestManifestMistakesAreNamed(t *testing.T) {
 
 		{local + "geolocation = 1", `geolocation "1": want a table`},
 		{local + "geolocation.use_default_loopback = 1", `want true or false`},
+		{local + "geolocation.file = \"x\"", `geolocation: want format, one of inline-toml, json, maxmind`},
+		{local + "geolocation.addresses = {}", `geolocation: want format`},
+		{local + "device_detection.user_agents = {}", `device_detection: want format, one of inline-toml, json`},
 		{local + "geolocation.format = \"x\"", `format "x": want one of inline-toml, json, maxmind`},
 		{local + "geolocation.format = \"inline-toml\"", `geolocation: want addresses`},
 		{local + "geolocation = {format = \"inline-toml\", addresses = 1}", `addresses "1": want a table`},

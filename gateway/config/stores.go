@@ -376,7 +376,7 @@ func readACL(t *table, f *field) string {
 
 func readGeolocation(t *table, into *store.GeoOptions) {
 	into.NoDefaultLoopback = !t.bool("use_default_loopback", true)
-	switch t.choice("format", "", "inline-toml", "json", "maxmind") {
+	switch t.someFormat("addresses", "inline-toml", "json", "maxmind") {
 	case "inline-toml":
 		addresses := t.required("addresses")
 		if addresses == nil {
@@ -418,7 +418,7 @@ func readGeolocation(t *table, into *store.GeoOptions) {
 }
 
 func readDeviceDetection(t *table, into *store.DeviceOptions) {
-	switch t.choice("format", "", "inline-toml", "json") {
+	switch t.someFormat("user_agents", "inline-toml", "json") {
 	case "inline-toml":
 		userAgents := t.required("user_agents")
 		if userAgents == nil {
@@ -435,6 +435,15 @@ func readDeviceDetection(t *table, into *store.DeviceOptions) {
 	t.take("user_agents")
 	t.take("file")
 	t.done()
+}
+
+// someFormat is which of several forms the data of a table has: "" if there is none, in
+// a file or in the table of that name.
+func (t *table) someFormat(inline string, words ...string) string {
+	if !t.said("format") && (t.said("file") || t.said(inline)) {
+		t.refuse(t.line, t.name, "", "want format, one of %s", strings.Join(words, ", "))
+	}
+	return t.choice("format", "", words...)
 }
 
 // required is a table that has to be there.

@@ -145,7 +145,7 @@ func jsonError(data []byte, err error) error {
 		case kind.Type.Kind().String() == "slice":
 			want = "a list"
 		}
-		err = fmt.Errorf("want %s, not a %s", want, kind.Value)
+		err = fmt.Errorf("want %s: it is of type %s", want, kind.Value)
 		if kind.Field != "" {
 			err = fmt.Errorf("%s: %w", kind.Field, err)
 		}

@@ -232,7 +232,9 @@ type sandbox struct {
 	secretStores opened[map[string]store.Secret]
 	secrets      opened[store.Secret]
 	acls         opened[*store.ACL]
-	kvPending    int // calls of KV stores, at most kvPendingMax
+	kvPending    int           // calls of KV stores, at most kvPendingMax
+	kvUnread     []kvUnread    // changes that wait for bodies
+	kvReading    chan struct{} // has one for each body that is read for an insert; made with the first
 
 	// Waiting.
 	wake     chan struct{} // of capacity 1: something may have become ready; never closed
@@ -343,7 +345,10 @@ func (b *sandbox) Run(ctx context.Context, module api.Module) error {
 }
 
 // Finish is guest.Finisher.
-func (b *sandbox) Finish() { b.awaitForwarded() }
+func (b *sandbox) Finish() {
+	b.awaitForwarded()
+	b.awaitUnread()
+}
 
 // Close is guest.Instance.Close.
 func (b *sandbox) Close() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -33,6 +34,10 @@ var kvStoreCalls = map[string]hostcall{
 // stores that are not in memory: a result may have KVValueMax bytes. More are
 // answered with kvTooManyRequests.
 const kvPendingMax = 100
+
+// kvReadingMax bounds the bodies that are read at once for inserts of a sandbox, each
+// of KVValueMax bytes at most. Further ones wait for their turn.
+const kvReadingMax = 8
 
 // kvError is how a call of a KV store ended.
 type kvError = uint32
@@ -114,17 +119,76 @@ func kvStart[T any](c *call, i int, kv *store.KV, begin func() *future[T]) statu
 	return c.put32(i, h)
 }
 
+// kvUnread is a change that waits for a body to be read: its own, or that of one before.
+type kvUnread struct {
+	kv   *store.KV
+	key  string
+	done <-chan struct{} // closed once it is made
+}
+
+// kvBefore are the changes of a key, or of all if that is "", that were begun and wait
+// for bodies. What is called for the key now comes after them: the JavaScript SDK says
+// that a stream is stored as soon as its insert has begun.
+func (b *sandbox) kvBefore(kv *store.KV, key string) (before []<-chan struct{}) {
+	b.kvUnread = slices.DeleteFunc(b.kvUnread, func(u kvUnread) bool {
+		select {
+		case <-u.done:
+			return true
+		default:
+			return false
+		}
+	})
+	for _, u := range b.kvUnread {
+		if u.kv == kv && (key == "" || key == u.key) {
+			before = append(before, u.done)
+		}
+	}
+	return before
+}
+
+// kvAwait waits for what kvBefore returned.
+func kvAwait(ctx context.Context, before []<-chan struct{}) error {
+	for _, done := range before {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// awaitUnread waits for the changes that wait for bodies: the guest has ended, and they
+// are not lost by it.
+func (b *sandbox) awaitUnread() {
+	ctx := b.Context()
+	for _, u := range b.kvUnread {
+		b.Wait(func() { kvAwait(ctx, []<-chan struct{}{u.done}) })
+	}
+}
+
 // kvRead is a call that changes nothing: it ends with the guest.
-func kvRead[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, error)) *future[T] {
-	if kv.Local {
+func kvRead[T any](b *sandbox, kv *store.KV, key string, do func(ctx context.Context) (T, error)) *future[T] {
+	before := b.kvBefore(kv, key)
+	if kv.Local && before == nil {
 		return settled(do(b.Context()))
 	}
-	return start(b, do, nil)
+	return start(b, func(ctx context.Context) (value T, err error) {
+		if err := kvAwait(ctx, before); err != nil {
+			return value, err
+		}
+		return do(ctx)
+	}, nil)
 }
 
 // kvWrite is a call that changes something: once begun it is finished, also if the
 // guest has gone.
-func kvWrite[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, error)) *future[T] {
+func kvWrite[T any](b *sandbox, kv *store.KV, key string, do func(ctx context.Context) (T, error)) *future[T] {
+	if before := b.kvBefore(kv, key); before != nil {
+		return kvLater(b, kv, key, func(ctx context.Context) (func(context.Context) (T, error), error) {
+			return do, kvAwait(ctx, before)
+		})
+	}
 	if kv.Local {
 		return settled(do(b.Context()))
 	}
@@ -137,6 +201,27 @@ func kvWrite[T any](b *sandbox, kv *store.KV, do func(ctx context.Context) (T, e
 	if err != nil {
 		return settled(f.value, err)
 	}
+	return f
+}
+
+// kvLater is a kvWrite that has to be got ready first, while the guest goes on.
+func kvLater[T any](b *sandbox, kv *store.KV, key string, ready func(ctx context.Context) (func(context.Context) (T, error), error)) *future[T] {
+	f := start(b, func(ctx context.Context) (value T, err error) {
+		do, err := ready(ctx)
+		if err != nil {
+			return value, err
+		}
+		ended := make(chan struct{})
+		if err := b.stores().Go(func(ctx context.Context) {
+			defer close(ended)
+			value, err = do(ctx)
+		}); err != nil {
+			return value, err
+		}
+		<-ended
+		return value, err
+	}, nil)
+	b.kvUnread = append(b.kvUnread, kvUnread{kv, key, f.done})
 	return f
 }
 
@@ -199,7 +284,7 @@ func kvLookup(c *call) status {
 
 func kvLookupOf(c *call, kv *store.KV, key string) func() *future[store.KVValue] {
 	return func() *future[store.KVValue] {
-		return kvRead(c.sandbox, kv, func(ctx context.Context) (store.KVValue, error) { return kv.Lookup(ctx, key) })
+		return kvRead(c.sandbox, kv, key, func(ctx context.Context) (store.KVValue, error) { return kv.Lookup(ctx, key) })
 	}
 }
 
@@ -310,30 +395,51 @@ func kvInsert(c *call) status {
 	return kvStart(c, 6, kv, kvInsertOf(c, kv, key, in, body))
 }
 
-// kvInsertOf stores a body once it has been read. Reading ends with the guest; a
-// body that was not read whole is not stored.
+// kvInsertOf stores a body once it has been read. A body that was not read whole is
+// not stored.
 func kvInsertOf(c *call, kv *store.KV, key string, in store.KVInsert, body *body) func() *future[kvInserted] {
 	b := c.sandbox
 	insert := func(ctx context.Context) (kvInserted, error) { return kvInserted{}, kv.Insert(ctx, key, in) }
 	return func() *future[kvInserted] {
 		if body.length() >= 0 && body.atHand() {
 			var err error
-			if in.Body, err = kvReadBody(body); err != nil {
+			if in.Body, err = kvReadBody(b.Context(), body); err != nil {
 				return settled(kvInserted{}, err)
 			}
-			return kvWrite(b, kv, insert)
+			return kvWrite(b, kv, key, insert)
 		}
-		return start(b, func(ctx context.Context) (kvInserted, error) {
-			var err error
-			if in.Body, err = kvReadBody(body); err != nil {
-				return kvInserted{}, err
+		before := b.kvBefore(kv, key)
+		if b.kvReading == nil {
+			b.kvReading = make(chan struct{}, kvReadingMax)
+		}
+		return kvLater(b, kv, key, func(ctx context.Context) (func(context.Context) (kvInserted, error), error) {
+			err := kvAwait(ctx, before)
+			if err == nil {
+				err = b.kvTurn(ctx)
 			}
-			ended := make(chan error, 1)
-			if err := b.stores().Go(func(ctx context.Context) { ended <- kv.Insert(ctx, key, in) }); err != nil {
-				return kvInserted{}, err
+			if err != nil {
+				body.close()
+				return nil, err
 			}
-			return kvInserted{}, <-ended
-		}, nil)
+			if in.Body, err = kvReadBody(ctx, body); err != nil {
+				<-b.kvReading
+				return nil, err
+			}
+			return func(ctx context.Context) (kvInserted, error) {
+				defer func() { <-b.kvReading }()
+				return insert(ctx)
+			}, nil
+		})
+	}
+}
+
+// kvTurn waits until another body may be read.
+func (b *sandbox) kvTurn(ctx context.Context) error {
+	select {
+	case b.kvReading <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -347,10 +453,11 @@ func (b *body) atHand() bool {
 	return true
 }
 
-// kvReadBody reads a body whole.
-func kvReadBody(body *body) ([]byte, error) {
+// kvReadBody reads a body whole, unless ctx ends.
+func kvReadBody(ctx context.Context, body *body) ([]byte, error) {
 	from := body.reader()
 	defer from.Close()
+	defer context.AfterFunc(ctx, func() { from.Close() })()
 	data, err := io.ReadAll(io.LimitReader(from, store.KVValueMax+1))
 	switch {
 	case err != nil:
@@ -388,7 +495,7 @@ func kvDelete(c *call) status {
 
 func kvDeleteOf(c *call, kv *store.KV, key string) func() *future[kvDeleted] {
 	return func() *future[kvDeleted] {
-		return kvWrite(c.sandbox, kv, func(ctx context.Context) (kvDeleted, error) { return kvDeleted{}, kv.Delete(ctx, key) })
+		return kvWrite(c.sandbox, kv, key, func(ctx context.Context) (kvDeleted, error) { return kvDeleted{}, kv.Delete(ctx, key) })
 	}
 }
 
@@ -450,7 +557,7 @@ func kvList(c *call) status {
 		}
 	}
 	return kvStart(c, 3, kv, func() *future[store.KVPage] {
-		return kvRead(c.sandbox, kv, func(ctx context.Context) (store.KVPage, error) { return kv.List(ctx, list) })
+		return kvRead(c.sandbox, kv, "", func(ctx context.Context) (store.KVPage, error) { return kv.List(ctx, list) })
 	})
 }
 

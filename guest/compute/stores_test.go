@@ -715,6 +715,87 @@ func TestKVCallsAreWaitedForWithAsyncIO(t *testing.T) {
 	})
 }
 
+func TestWhatAGuestStoresOfAStreamIsThereForIt(t *testing.T) {
+	for name, opts := range kvs(t) {
+		t.Run(name, func(t *testing.T) {
+			withStores(t, opts, func(g *tester) {
+				s := g.handle("kv_store.open", "s")
+				key := func(text string, more ...uint32) []uint32 {
+					return append(append([]uint32{s}, g.name(text)...), more...)
+				}
+				plain := g.insertRecord(0, "", 0, 0)
+				r, w := io.Pipe()
+				stream, _ := g.b.items.add(bodyFrom(r, -1, nil))
+				first := g.result("kv_store.insert", key("k", stream, 0, plain)...)
+				found := g.result("kv_store.lookup", key("k", 0, 0)...)
+				second := g.result("kv_store.insert", key("k", g.bodyWith("second"), 0, plain)...)
+				again := g.result("kv_store.lookup", key("k", 0, 0)...)
+				deleted := g.result("kv_store.delete", key("k", 0, 0)...)
+				list := g.result("kv_store.list", s, 0, g.room(kvListBytes))
+				if got := g.result("kv_store.insert_wait", g.result("kv_store.insert", key("other", g.bodyWith("x"), 0, plain)...)); got != kvOK {
+					g.Errorf("another key has to wait: error %d", got)
+				}
+				for _, h := range []uint32{first, found, second, again, deleted, list} {
+					if g.result("async_io.is_ready", h) != 0 {
+						g.Error("it is done before the body has come")
+					}
+				}
+				go func() {
+					w.Write([]byte("first"))
+					w.Close()
+				}()
+				value := func(h uint32) string {
+					at := g.room(24)
+					g.must("kv_store.lookup_wait_v2", h, at, at+4, 0, at+8, at+16, at+4)
+					text, _ := g.read(g.get32(at))
+					return text
+				}
+				if a, b := value(found), value(again); a != "first" || b != "second" {
+					g.Errorf("got %q and %q, want what was stored before each", a, b)
+				}
+				for call, h := range map[string]uint32{"insert": first, "insert ": second, "delete": deleted} {
+					if got := g.result("kv_store."+strings.TrimSpace(call)+"_wait", h); got != kvOK {
+						g.Errorf("%s: error %d", call, got)
+					}
+				}
+				at := g.room(8)
+				g.must("kv_store.list_wait", list, at, at+4)
+				if text, _ := g.read(g.get32(at)); !strings.Contains(text, `"other"`) || strings.Contains(text, `"k"`) {
+					g.Errorf("got %s, want a list of what was there after all", text)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatAGuestStoresOfAStreamIsKeptThoughItEnds(t *testing.T) {
+	ended := make(chan struct{})
+	stores := withStores(t, store.Options{KV: map[string]store.KVOptions{"s": {}}}, func(g *tester) {
+		defer close(ended)
+		s := g.handle("kv_store.open", "s")
+		for i := range 2 * kvReadingMax { // more than are read at once
+			r, w := io.Pipe()
+			go func() {
+				<-ended
+				time.Sleep(10 * time.Millisecond) // the sandbox has time to end
+				w.Write([]byte("late"))
+				w.Close()
+			}()
+			stream, _ := g.b.items.add(bodyFrom(r, -1, nil))
+			g.must("kv_store.insert", append(append([]uint32{s}, g.name(fmt.Sprint("k", i))...), stream, 0, g.insertRecord(0, "", 0, 0), g.room(4))...)
+		}
+	})
+	withService(t, &Service{Stores: stores}, func(g *tester) {
+		s := g.handle("kv_store.open", "s")
+		for i := range 2 * kvReadingMax {
+			h := g.result("object_store.lookup", append([]uint32{s}, g.name(fmt.Sprint("k", i))...)...)
+			if text, _ := g.read(h); text != "late" {
+				g.Errorf("k%d: got %q", i, text)
+			}
+		}
+	})
+}
+
 func TestKVCallsUnderWayAreLimited(t *testing.T) {
 	stores, shelf := gated(t)
 	withService(t, &Service{Stores: stores}, func(g *tester) {

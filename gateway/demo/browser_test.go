@@ -102,12 +102,13 @@ func TestTwoWindowsSeeEachOther(t *testing.T) {
 		one.sees("#records .record[data-panel=ticker]", "Grip-Hold: stream")
 		one.sees("#records .record[data-panel=poll]", "Grip-Hold: response")
 		one.do(chromedp.Click(chromedp.CSS(`#wire-pause`)), chromedp.Click(chromedp.CSS(`[data-filter=poll]`)))
+		one.sees("#wire-note", "Paused.")
 		one.holds(`[...document.querySelectorAll("#records .record")].every((r) => r.hidden === (r.dataset.panel !== "poll"))`)
 		one.do(chromedp.Click(chromedp.CSS(`#records .record[data-panel=poll] summary`)))
 		one.sees("#records .record[data-panel=poll] .full", "Content-Type")
 		one.do(chromedp.Click(chromedp.CSS(`#records .record[data-panel=poll] summary`)))
 		one.do(chromedp.Click(chromedp.CSS(`#wire-pause`)), chromedp.Click(chromedp.CSS(`[data-filter=all]`)))
-		one.sees("#wire-note", "Press a line")
+		one.holds(`/Press a line|came too fast/.test(document.querySelector("#wire-note").textContent)`) // the latter on a busy machine
 	})
 
 	t.Run("three windows take all of the browser's connections, and an answer still arrives", func(t *testing.T) {

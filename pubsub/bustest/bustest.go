@@ -383,7 +383,7 @@ func testItemsDoNotChange(t *testing.T, bus pubsub.Bus) {
 func testMore(t *testing.T, bus pubsub.Bus) {
 	const items = 50
 	var got []bool
-	entered, release, done := make(chan bool), make(chan bool), make(chan bool)
+	entered, release, all, done := make(chan bool), make(chan bool), make(chan bool), make(chan bool)
 	Subscribe(t, bus, "room", receiver{receive: func(data []byte, more bool) {
 		switch string(data) {
 		case "hold":
@@ -392,7 +392,9 @@ func testMore(t *testing.T, bus pubsub.Bus) {
 		case "end":
 			close(done)
 		default:
-			got = append(got, more)
+			if got = append(got, more); len(got) == items {
+				close(all)
+			}
 		}
 	}})
 	Publish(t, bus, "room", "hold")
@@ -401,7 +403,7 @@ func testMore(t *testing.T, bus pubsub.Bus) {
 		Publish(t, bus, "room", fmt.Sprint(i))
 	}
 	close(release)
-	time.Sleep(50 * time.Millisecond) // lets all come: only then may the last flag be asked for
+	wait(t, all, "the items") // only then may the last flag be asked for
 	Publish(t, bus, "room", "end")
 	wait(t, done, "the last item")
 	if len(got) != items {

@@ -147,6 +147,9 @@ func (b *Bus) openLink(o Options) error {
 	l.up.Store(true)
 	b.link = l // before the first word of another node, which may be answered
 	l.talk.subscribe(conn, l.arrived)
+	// Whoever speaks NATS can ask this node once Open has returned. A server that does
+	// not answer in time makes it known by itself.
+	_ = conn.FlushTimeout(confirmMax)
 	if bytes := conn.MaxPayload(); l.embedded == nil && bytes < pubsub.ItemBytesMax {
 		l.log.Info("NATS server limits items", "server", conn.ConnectedUrlRedacted(), "max_payload", bytes)
 	}

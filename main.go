@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -137,6 +138,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 		return problems
 	}
 	log := newLog(c, pushpin.logOutput())
+	adopt(log)
 	for _, warning := range c.Warnings() {
 		log.Warn(warning.Error())
 	}
@@ -434,6 +436,13 @@ func newLog(c *config.Config, out io.Writer) *slog.Logger {
 		handler = slog.NewJSONHandler(out, options)
 	}
 	return slog.New(gateway.NewLevels(handler, level)) // routes may have levels of their own
+}
+
+// adopt has what packages print with the standard library's logger, as net/http does of
+// origins that send what nobody asked for, go the way of all that is logged.
+func adopt(to *slog.Logger) {
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(slog.NewLogLogger(to.Handler(), slog.LevelDebug).Writer())
 }
 
 func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {

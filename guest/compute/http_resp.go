@@ -152,13 +152,21 @@ func (c *call) addResponse(i int, r *response, b *body) status {
 }
 
 // responseSend answers the client. What it takes is used up, also if it fails; the
-// body of an answer that streams stays, to be written.
+// body of an answer that streams stays, to be written. Of early hints all stays: the Go
+// SDK makes the answer of the same response and body.
 func responseSend(c *call) status {
 	d := c.arrived()
-	r, st := c.responses.remove(c.u32(0))
+	r, st := c.responses.get(c.u32(0))
 	if st != statusOK {
 		return st
 	}
+	if r.status == http.StatusEarlyHints {
+		if _, st := itemOf[*body](c.sandbox, c.u32(1)); st != statusOK {
+			return st
+		}
+		return c.early(d, r)
+	}
+	c.responses.remove(c.u32(0))
 	if c.u32(2) != 1 {
 		b, st := c.takeBody(1)
 		if st != statusOK {
@@ -200,19 +208,22 @@ func wholeOf(b *body) content {
 	return c
 }
 
+// early sends hints before the answer.
+func (b *sandbox) early(d *downstream, r *response) status {
+	switch {
+	case d.decided():
+		return statusError
+	case d.exchange.Early != nil:
+		d.exchange.Early(r.status, r.header.http())
+	}
+	return statusOK
+}
+
 // answer decides about a request.
 func (b *sandbox) answer(d *downstream, r *response, content content) status {
 	if r.status < 200 {
 		content.reader.Close()
-		switch {
-		case r.status != http.StatusEarlyHints:
-			return statusInvalid
-		case d.decided():
-			return statusError
-		case d.exchange.Early != nil:
-			d.exchange.Early(r.status, r.header.http())
-		}
-		return statusOK
+		return statusInvalid
 	}
 	if d.decide(guest.Outcome{Response: d.outward(r, content)}) != nil {
 		content.reader.Close()

@@ -309,6 +309,27 @@ func TestAnAnswerIsSentOnce(t *testing.T) {
 	}
 }
 
+// As the Go SDK does it: WriteHeader(103), and then all else.
+func TestAfterEarlyHintsTheAnswerIsMadeOfTheSame(t *testing.T) {
+	hints := 0
+	x := clientRequest("GET", "http://example.com/", "")
+	x.Early = func(int, http.Header) { hints++ }
+	response, content, err := outcomeOf(t, nil, x, func(g *tester) {
+		h, body := g.result("http_resp.new"), g.bodyOf("")
+		g.must("http_resp.status_set", h, 103)
+		g.must("http_resp.send_downstream", h, body, 0)
+		g.must("http_resp.send_downstream", h, body, 0)
+		g.want(statusBadHandle, "http_resp.send_downstream", h, noHandle, 0)
+		g.must("http_resp.status_set", h, 201)
+		g.must("http_resp.send_downstream", h, body, 1)
+		g.write(body, "all else")
+		g.must("http_body.close", body)
+	})
+	if err != nil || hints != 2 || response.StatusCode != 201 || content != "all else" {
+		t.Errorf("got %d hints, then %d %q %v", hints, response.StatusCode, content, err)
+	}
+}
+
 func TestFramingIsTheGuestsIfItMakesSense(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -53,8 +53,13 @@ type Client struct {
 	// Hello is the client's TLS ClientHello, without record headers. Nil: unknown.
 	Hello []byte
 
+	// HTTP2 is how the client began to speak HTTP/2: its settings, window, priorities
+	// and the order of its first pseudo-headers, as
+	// 1:65536;2:0;4:6291456|15663105|0|m,a,s,p. Empty: unknown, or another protocol.
+	HTTP2 string
+
 	// Header is the request's header as it was sent: in order, in the client's own
-	// case. Nil: unknown.
+	// case, over HTTP/2 without pseudo-headers. Nil: unknown.
 	Header []Field
 }
 

@@ -18,7 +18,7 @@ var downstreamCalls = map[string]hostcall{
 	"downstream_original_header_count":         func(c *call) status { return c.ofRequest(downstreamOriginalCount) },
 	"downstream_client_ip_addr":                func(c *call) status { return c.ofRequest(downstreamClientIP) },
 	"downstream_server_ip_addr":                func(c *call) status { return c.ofRequest(downstreamServerIP) },
-	"downstream_client_h2_fingerprint":         func(c *call) status { return c.ofRequest(downstreamAbsent) },
+	"downstream_client_h2_fingerprint":         func(c *call) status { return c.ofRequest(downstreamHTTP2) },
 	"downstream_client_request_id":             func(c *call) status { return c.ofRequest(downstreamRequestID) },
 	"downstream_client_oh_fingerprint":         func(c *call) status { return c.ofRequest(downstreamAbsent) },
 	"downstream_client_ddos_detected":          func(c *call) status { return c.ofRequest(downstreamDDoS) },
@@ -76,25 +76,32 @@ func (c *call) ofFirst(fact downstreamFact) status { return fact(c, c.arrived(),
 // downstreamAbsent is for what is not known here.
 func downstreamAbsent(*call, *downstream, int) status { return statusNone }
 
-// downstreamOriginalNames writes the names as the client did, or at least in lower case
-// and some order.
-func downstreamOriginalNames(c *call, d *downstream, i int) status {
+// originalNames are those of the client's header, line by line: as the client wrote
+// them, or at least in lower case and some order.
+func (d *downstream) originalNames() []string {
+	var names []string
 	if lines := d.exchange.Client.Header; lines != nil {
-		return c.fillList(i, len(lines), func(at int) string { return lines[at].Name })
+		for _, line := range lines {
+			names = append(names, line.Name)
+		}
+		return names
 	}
 	h := originalHeader(d.exchange)
-	return c.fillNames(i, &h)
+	for _, f := range h.fields {
+		for range f.values {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+func downstreamOriginalNames(c *call, d *downstream, i int) status {
+	names := d.originalNames()
+	return c.fillList(i, len(names), func(at int) string { return names[at] })
 }
 
 func downstreamOriginalCount(c *call, d *downstream, i int) status {
-	n := len(d.exchange.Client.Header)
-	if n == 0 {
-		h := originalHeader(d.exchange)
-		for _, f := range h.fields {
-			n += len(f.values)
-		}
-	}
-	return c.put32(i, uint32(n))
+	return c.put32(i, uint32(len(d.originalNames())))
 }
 
 // putKnown writes an address. SDKs give up where there is none, so that one that is
@@ -211,6 +218,13 @@ func downstreamTLSVerified(c *call, d *downstream, i int) status {
 		return c.put32(i, certificateUnknown)
 	}
 	return c.put32(i, certificateOK)
+}
+
+func downstreamHTTP2(c *call, d *downstream, i int) status {
+	if d.exchange.Client.HTTP2 == "" {
+		return statusNone
+	}
+	return c.fillText(i, d.exchange.Client.HTTP2)
 }
 
 func (d *downstream) fingerprint() *fingerprint {

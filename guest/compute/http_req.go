@@ -61,7 +61,7 @@ var requestCalls = map[string]hostcall{
 	// As http_downstream has them, of the first request.
 	"downstream_client_ip_addr":                func(c *call) status { return c.ofFirst(downstreamClientIP) },
 	"downstream_server_ip_addr":                func(c *call) status { return c.ofFirst(downstreamServerIP) },
-	"downstream_client_h2_fingerprint":         func(c *call) status { return c.ofFirst(downstreamAbsent) },
+	"downstream_client_h2_fingerprint":         func(c *call) status { return c.ofFirst(downstreamHTTP2) },
 	"downstream_client_request_id":             func(c *call) status { return c.ofFirst(downstreamRequestID) },
 	"downstream_client_oh_fingerprint":         func(c *call) status { return c.ofFirst(downstreamAbsent) },
 	"downstream_client_ddos_detected":          func(c *call) status { return c.ofFirst(downstreamDDoS) },

@@ -704,6 +704,7 @@ func TestFactsAboutTheClient(t *testing.T) {
 	x.Client.Remote, x.Client.Local = netip.MustParseAddrPort("192.0.2.7:1234"), netip.MustParseAddrPort("[2001:db8::1]:443")
 	x.Client.TLS = &tls.ConnectionState{Version: tls.VersionTLS12, CipherSuite: tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, ServerName: "example.com"}
 	x.Client.Hello = helloOf(t)
+	x.Client.HTTP2 = "1:65536;2:0;4:6291456|15663105|0|m,a,s,p"
 	service := &Service{FastlyKeys: []string{"other", "secret"}, Local: true}
 	outcomeOf(t, service, x, func(g *tester) {
 		r, _ := g.downstream()
@@ -713,6 +714,7 @@ func TestFactsAboutTheClient(t *testing.T) {
 			"downstream_tls_protocol":            "TLSv1.2",
 			"downstream_tls_client_servername":   "example.com",
 			"downstream_tls_client_hello":        string(x.Client.Hello),
+			"downstream_client_h2_fingerprint":   x.Client.HTTP2,
 			"downstream_compliance_region":       "none",
 			"downstream_bot_name":                "crawly",
 			"downstream_bot_category":            "page-preview",
@@ -743,7 +745,7 @@ func TestFactsAboutTheClient(t *testing.T) {
 			}
 		}
 		at := g.room(16)
-		for _, name := range []string{"downstream_client_h2_fingerprint", "downstream_resvpnproxy_vpn_service_name", "downstream_tls_raw_client_certificate"} {
+		for _, name := range []string{"downstream_client_oh_fingerprint", "downstream_resvpnproxy_vpn_service_name", "downstream_tls_raw_client_certificate"} {
 			g.want(statusNone, "http_downstream."+name, r, at, 16, at)
 		}
 		g.want(statusNone, "http_downstream.downstream_bot_verified", r, at)
@@ -753,6 +755,37 @@ func TestFactsAboutTheClient(t *testing.T) {
 		g.must("http_downstream.downstream_client_ip_addr", r, at, g.room(4))
 		g.respond(200, g.bodyOf(""), 0)
 	})
+}
+
+// Each line has its name in the list, and counts, whether or not the client's own lines
+// are known.
+func TestOriginalNamesAreAsManyAsTheirLines(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		lines []guest.Field
+		want  []string
+	}{
+		{"the client's lines are known", []guest.Field{{Name: "x-b", Value: "1"}, {Name: "A", Value: ""}, {Name: "x-b", Value: "2"}}, []string{"x-b", "A", "x-b"}},
+		{"its header was empty", []guest.Field{}, nil},
+		{"they are not known", nil, []string{"host", "a", "x-b", "x-b"}},
+	} {
+		x := clientRequest("GET", "http://example.com/", "")
+		x.Request.Header = http.Header{"X-B": {"1", "2"}, "A": {""}}
+		x.Client.Header = test.lines
+		outcomeOf(t, nil, x, func(g *tester) {
+			r, _ := g.downstream()
+			if got := g.fields("http_downstream.downstream_original_header_names", 64, r); !slices.Equal(got, test.want) {
+				t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+			}
+			if got := g.result("http_downstream.downstream_original_header_count", r); int(got) != len(test.want) {
+				t.Errorf("%s: got %d lines, want %d", test.name, got, len(test.want))
+			}
+			// SDKs take a fingerprint that is absent for a request of another protocol.
+			at := g.room(16)
+			g.want(statusNone, "http_downstream.downstream_client_h2_fingerprint", r, at, 16, at)
+			g.respond(200, g.bodyOf(""), 0)
+		})
+	}
 }
 
 func TestBotsAreNotWhatClientsSayTheyAre(t *testing.T) {

@@ -887,17 +887,15 @@ func startServers(c *config.Config, l *listeners, g, programs, api http.Handler,
 		}
 		server := &http.Server{
 			Handler: s.clients.Handler(handler), Protocols: &protocols, MaxHeaderBytes: c.HeaderBytes,
-			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
+			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax, MaxDecoderHeaderTableSize: wire.HeaderTableBytes},
 			ConnState:   s.clients.State,
 			ConnContext: s.clients.Context,
 			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
 		}
-		inner := net.Listener(client)
+		serveTLS := func() error { return server.ServeTLS(client, "", "") }
 		if len(c.Guest) > 0 {
 			// Guests may ask what their client really said.
-			if client.tls {
-				inner = wire.SeenListener{Listener: client}
-			}
+			serveTLS = func() error { return wire.ServeTLS(server, client) }
 			server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
 				return wire.ContextSeen(s.clients.Context(ctx, nc), nc)
 			}
@@ -905,7 +903,7 @@ func startServers(c *config.Config, l *listeners, g, programs, api http.Handler,
 		if client.tls {
 			certificates, _ := c.Certificates() // Validate has read them
 			server.TLSConfig = &tls.Config{Certificates: certificates}
-			start(server, func() error { return server.ServeTLS(inner, "", "") })
+			start(server, serveTLS)
 			continue
 		}
 		start(server, func() error { return server.Serve(client) })

@@ -258,7 +258,8 @@ func (g *Gateway) exchange(r *http.Request, u *Guest, early *earlyAnswer) (*gues
 		seen.Body = (*guestView)(body)
 	}
 	x := guest.NewExchange(seen)
-	x.Client = clientOf(r)
+	body.client = clientOf(r)
+	x.Client = body.client
 	if early != nil && r.ProtoAtLeast(1, 1) && !isWebSocket(r) {
 		x.Early = early.send
 	}
@@ -269,7 +270,7 @@ func (g *Gateway) exchange(r *http.Request, u *Guest, early *earlyAnswer) (*gues
 // context.
 type clientKey struct{}
 
-// clientOf is what is known of a request's client.
+// clientOf is what is known of a request's client. It is asked once: see wire.HeadFrom.
 func clientOf(r *http.Request) guest.Client {
 	if c, ok := r.Context().Value(clientKey{}).(*guest.Client); ok {
 		return *c
@@ -283,9 +284,13 @@ func clientOf(r *http.Request) guest.Client {
 	if seen := wire.SeenFrom(r.Context()); seen != nil {
 		c.Hello = seen.Hello()
 	}
-	for _, line := range wire.HeadFrom(r) {
-		c.Header = append(c.Header, guest.Field{Name: line.Name, Value: line.Value})
+	if lines := wire.HeadFrom(r); lines != nil {
+		c.Header = make([]guest.Field, len(lines))
+		for i, line := range lines {
+			c.Header[i] = guest.Field{Name: line.Name, Value: line.Value}
+		}
 	}
+	c.HTTP2 = wire.FramesFrom(r)
 	return c
 }
 
@@ -414,7 +419,7 @@ func (o *guestOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.RemoteAddr = client.Remote.String()
 	x := guest.NewExchange(r)
 	x.Client = client
-	x.Client.Header = nil // those of another request
+	x.Client.Header = nil // that of another request
 	outcome, err := g.ask(r, o.guest, x)
 	if err != nil {
 		r.Body.Close()
@@ -457,8 +462,9 @@ var protected = []string{
 // guestBody is a client's body that a guest reads and others may have to read
 // again.
 type guestBody struct {
-	body  io.ReadCloser
-	limit int // bytes that are kept; negative: none
+	client guest.Client // whose request it is
+	body   io.ReadCloser
+	limit  int // bytes that are kept; negative: none
 
 	mu       sync.Mutex // held while body is read
 	kept     []byte
@@ -524,8 +530,7 @@ func (b *guestBody) rest() ([]byte, error) {
 // its beginning.
 func (b *guestBody) request(r *http.Request, h *guest.Handoff) *http.Request {
 	b.detach()
-	client := clientOf(r)
-	out := r.WithContext(context.WithValue(r.Context(), clientKey{}, &client))
+	out := r.WithContext(context.WithValue(r.Context(), clientKey{}, &b.client))
 	if h.Request != nil && h.Request != r {
 		out.Method, out.URL, out.RequestURI = h.Request.Method, h.Request.URL, h.Request.RequestURI
 		if out.RequestURI == "" {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +22,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/gripway/gripway/gateway"
 	"github.com/gripway/gripway/gateway/metrics"
@@ -710,25 +714,113 @@ func TestClientFacts(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 
-	inner, _ := net.Listen("tcp", "127.0.0.1:0")
-	server := httptest.NewUnstartedServer(h.g)
-	server.Listener.Close()
-	server.Listener = wire.SeenListener{Listener: wire.Listen(inner)}
-	server.Config.ConnContext = wire.ContextSeen
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	response, err := server.Client().Get(server.URL)
+	for _, secure := range []bool{false, true} {
+		addr := h.serveSeen(secure)
+		dial := func(protocol string) net.Conn {
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if secure {
+				nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
+			}
+			t.Cleanup(func() { nc.Close() })
+			return nc
+		}
+		check := func(c guest.Client, protocol, frames string, names ...string) {
+			t.Helper()
+			var got []string
+			for _, f := range c.Header {
+				got = append(got, f.Name)
+			}
+			if !slices.Equal(got, names) || c.HTTP2 != frames {
+				t.Errorf("TLS %t, %s: got %q and %q", secure, protocol, got, c.HTTP2)
+			}
+			if !secure {
+				if c.TLS != nil || c.Hello != nil {
+					t.Errorf("%s: got %+v", protocol, c)
+				}
+				return
+			}
+			if c.TLS == nil || c.TLS.NegotiatedProtocol != protocol {
+				t.Fatalf("got %+v", c)
+			}
+			want := int(c.Hello[1])<<16 + int(c.Hello[2])<<8 + int(c.Hello[3]) + 4
+			if c.Hello[0] != 1 || len(c.Hello) != want || !bytes.Contains(c.Hello, []byte(protocol)) {
+				t.Errorf("hello of %d bytes, want %d: % x", len(c.Hello), want, c.Hello[:8])
+			}
+		}
+
+		one := dial("http/1.1")
+		for range 2 {
+			io.WriteString(one, "GET /old HTTP/1.1\r\nx-B: 1\r\nHost: x\r\nX-a: 2\r\nx-b: 3\r\n\r\n")
+			check(<-clients, "http/1.1", "", "x-B", "Host", "X-a", "x-b")
+		}
+
+		two := dial("h2")
+		io.WriteString(two, http2.ClientPreface)
+		framer := http2.NewFramer(two, two)
+		framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0})
+		framer.WriteWindowUpdate(0, 100)
+		var block bytes.Buffer
+		encoder := hpack.NewEncoder(&block)
+		for id := uint32(1); id < 5; id += 2 {
+			block.Reset()
+			for _, field := range [][2]string{
+				{":method", "GET"}, {":path", "/new"}, {":scheme", "https"}, {":authority", "x"}, {"x-b", "1"}, {"cookie", "a"}, {"x-a", "2"}, {"x-b", "3"}, {"cookie", "b"},
+			} {
+				encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+			}
+			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+			check(<-clients, "h2", "2:0|100|0|m,p,s,a", "x-b", "cookie", "x-a", "x-b", "cookie")
+		}
+	}
+}
+
+// A handed-off request's client is who it was: the guest that is its own origin hears
+// of it, too.
+func TestClientFactsOutliveAHandoff(t *testing.T) {
+	clients := make(chan guest.Client, 2)
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		clients <- x.Client
+		if x.Request.Header.Get("Grip-Sig") == "" {
+			return handoff(x, "self")
+		}
+		return answer(200, "page")
+	}, false, nil)
+	addr := h.serveSeen(true)
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("https://" + addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	c = <-clients
-	if c.TLS == nil || c.TLS.NegotiatedProtocol != "h2" {
-		t.Fatalf("got %+v", c)
+	first, second := <-clients, <-clients
+	if first.HTTP2 == "" || len(first.Header) == 0 || second.HTTP2 != first.HTTP2 || second.Header != nil || !bytes.Equal(first.Hello, second.Hello) {
+		t.Errorf("got %+v, then %+v", first, second)
 	}
-	want := int(c.Hello[1])<<16 + int(c.Hello[2])<<8 + int(c.Hello[3]) + 4
-	if c.Hello[0] != 1 || len(c.Hello) != want || !bytes.Contains(c.Hello, []byte("http/1.1")) {
-		t.Errorf("hello of %d bytes, want %d: % x", len(c.Hello), want, c.Hello[:8])
+}
+
+// serveSeen serves the house's gateway so that what clients say is seen.
+func (h *house) serveSeen(secure bool) string {
+	h.t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
 	}
+	model := httptest.NewTLSServer(nil) // has a certificate
+	config := model.TLS
+	model.Close()
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Handler: h.g, ConnContext: wire.ContextSeen, Protocols: &protocols, TLSConfig: config}
+	if secure {
+		go wire.ServeTLS(server, wire.Listen(inner))
+	} else {
+		go server.Serve(wire.Listen(inner))
+	}
+	h.t.Cleanup(func() { server.Close() })
+	return inner.Addr().String()
 }

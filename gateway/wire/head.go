@@ -5,27 +5,91 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // headBytesMax bounds what is kept of a request's head; a longer one is not seen.
 const headBytesMax = 64 << 10
 
-// head is a request's head as its client sent it: in order, in its own case, which
+// talk is what a client says to its HTTP server, in order and in its own case, which
 // net/http does not tell. It is kept where ContextSeen was asked for it.
+type talk struct {
+	two atomic.Bool // HTTP/2 is spoken
+
+	mu      sync.Mutex
+	over    bool     // it speaks HTTP no more
+	greeted int      // octets of HTTP/2's preface there were; negative: it speaks HTTP/1
+	head    head     // HTTP/1: of the request under way
+	streams *streams // HTTP/2
+}
+
+// heard takes what the client sent.
+func (t *talk) heard(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.over:
+	case t.streams != nil:
+		t.streams.heard(p)
+	case t.greeted < 0:
+		t.head.take(p)
+	default:
+		t.greet(p)
+	}
+}
+
+// greet finds out what is spoken.
+func (t *talk) greet(p []byte) {
+	n := min(len(preface)-t.greeted, len(p))
+	if string(p[:n]) != preface[t.greeted:t.greeted+n] {
+		if t.greeted > 0 {
+			t.head.take([]byte(preface[:t.greeted]))
+		}
+		t.greeted = -1
+		t.head.take(p)
+		return
+	}
+	if t.greeted += n; t.greeted == len(preface) {
+		t.streams = newStreams()
+		t.two.Store(true)
+		t.streams.heard(p[n:])
+	}
+}
+
+// said takes what the server sent.
+func (t *talk) said(p []byte) {
+	if !t.two.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.streams.said(p)
+}
+
+// next makes room for the connection's next request.
+func (t *talk) next() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.head.next()
+}
+
+// end forgets it all: the connection is not the server's any more.
+func (t *talk) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over, t.head = true, head{}
+}
+
+// head is a request's head of HTTP/1.
 type head struct {
-	mu    sync.Mutex
 	sent  []byte
 	done  bool   // it is all there, or will not be
 	body  int64  // bytes that follow it; negative: unknown
 	after []byte // what came after these: the next one's, read while this is answered
 }
 
-var headEnd = []byte("\r\n\r\n")
-
 // take keeps what was read of it.
 func (h *head) take(p []byte) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.done {
 		h.follow(p)
 		return
@@ -35,11 +99,11 @@ func (h *head) take(p []byte) {
 
 // add looks for the head's end.
 func (h *head) add(p []byte) {
-	from := max(len(h.sent)-len(headEnd)+1, 0)
+	from := max(len(h.sent)-len("\n\r"), 0)
 	h.sent = append(h.sent, p...)
-	switch end := bytes.Index(h.sent[from:], headEnd); {
+	switch end := blankLine(h.sent[from:]); {
 	case end >= 0:
-		end += from + len(headEnd)
+		end += from
 		rest := h.sent[end:]
 		h.sent, h.done = h.sent[:end:end], true
 		h.body = bodyAfter(h.sent)
@@ -47,6 +111,30 @@ func (h *head) add(p []byte) {
 	case len(h.sent) > headBytesMax:
 		h.sent, h.done, h.body = nil, true, -1
 	}
+}
+
+// blankLine is where the first one ends, after some line; negative: there is none.
+// Lines may end in LF alone (RFC 9112, section 2.2).
+func blankLine(b []byte) int {
+	for at := 0; ; {
+		lf := bytes.IndexByte(b[at:], '\n')
+		if lf < 0 {
+			return -1
+		}
+		at += lf + 1
+		switch rest := b[at:]; {
+		case bytes.HasPrefix(rest, []byte("\n")):
+			return at + 1
+		case bytes.HasPrefix(rest, []byte("\r\n")):
+			return at + 2
+		}
+	}
+}
+
+// cutLine is the first line of a head, and the rest.
+func cutLine(b []byte) (line, rest []byte, ok bool) {
+	line, rest, ok = bytes.Cut(b, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), rest, ok
 }
 
 // follow takes what comes after the head.
@@ -63,7 +151,7 @@ func (h *head) follow(p []byte) {
 // bodyAfter is how long the body after a head is; negative if that cannot be told.
 func bodyAfter(sent []byte) int64 {
 	length := int64(0)
-	for line := range bytes.SplitSeq(sent, []byte("\r\n")) {
+	for line := range bytes.SplitSeq(sent, []byte("\n")) {
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		switch {
 		case bytes.EqualFold(name, []byte("transfer-encoding")):
@@ -79,10 +167,7 @@ func bodyAfter(sent []byte) int64 {
 	return length
 }
 
-// next makes room for the connection's next request.
 func (h *head) next() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	after := h.after
 	h.sent, h.done, h.body, h.after = nil, false, 0, nil
 	if len(after) > 0 {
@@ -94,22 +179,46 @@ func (h *head) next() {
 type Line struct{ Name, Value string }
 
 // HeadFrom returns the header of a request as it was sent; nil if it is not known.
-// Its server has ContextSeen for connections.
+// Its server has ContextSeen for connections. Over HTTP/2 it is told once, and without
+// the pseudo-headers.
 func HeadFrom(r *http.Request) []Line {
-	c, _ := r.Context().Value(headKey{}).(*head)
-	if c == nil {
+	t, _ := r.Context().Value(talkKey{}).(*talk)
+	if t == nil {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	first, rest, ok := bytes.Cut(c.sent, []byte("\r\n"))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case r.ProtoMajor == 1:
+		return t.head.lines(r)
+	case t.streams != nil:
+		return t.streams.tell(r)
+	}
+	return nil
+}
+
+// FramesFrom returns how a request's client began to speak HTTP/2, as a fingerprint;
+// empty if it is not known. Its server has ContextSeen for connections.
+func FramesFrom(r *http.Request) string {
+	t, _ := r.Context().Value(talkKey{}).(*talk)
+	if t == nil || !t.two.Load() {
+		return ""
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.streams.print.text
+}
+
+// lines are those of a request's head.
+func (h *head) lines(r *http.Request) []Line {
+	first, rest, ok := cutLine(h.sent)
 	// With requests one after the other in one packet, it is another's.
-	if !ok || !c.done || string(first) != r.Method+" "+r.RequestURI+" "+r.Proto {
+	if !ok || !h.done || string(first) != r.Method+" "+r.RequestURI+" "+r.Proto {
 		return nil
 	}
 	lines := make([]Line, 0, len(r.Header)+1)
 	for {
-		line, after, ok := bytes.Cut(rest, []byte("\r\n"))
+		line, after, ok := cutLine(rest)
 		if !ok || len(line) == 0 {
 			return lines
 		}
@@ -122,4 +231,4 @@ func HeadFrom(r *http.Request) []Line {
 	}
 }
 
-type headKey struct{}
+type talkKey struct{}

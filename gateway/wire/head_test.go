@@ -47,6 +47,8 @@ func TestHeadsAreSeenAsTheyWereSent(t *testing.T) {
 		{"GET /a HTTP/1.1\r\nHost: x\r\nx-B: 1\r\nX-a:2\r\nx-b:  3 \r\n\r\n", "Host=x x-B=1 X-a=2 x-b=3"},
 		{"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello", "host=x content-length=5"},
 		{"GET /c HTTP/1.1\r\nHOST: x\r\nLong: " + strings.Repeat("y", 5_000) + "\r\n\r\n", "HOST=x Long=" + strings.Repeat("y", 5_000)},
+		{"GET /lf HTTP/1.1\nHost: x\nb: 1\n\n", "Host=x b=1"},
+		{"POST /lf HTTP/1.1\nHost: x\nContent-Length: 3\r\n\na\nb", "Host=x Content-Length=3"},
 		// The second of two in one packet.
 		{"GET /d HTTP/1.1\r\nHost: x\r\nfirst: 1\r\n\r\nGET /e HTTP/1.1\r\nHost: x\r\nsecond: 1\r\n\r\n", "Host=x first=1"},
 		{"", "Host=x second=1"},

@@ -132,7 +132,7 @@ type Unserved struct {
 }
 
 // Refusal is a request that no handler saw. More than the client is known of
-// connections without TLS.
+// connections without TLS, and of those of ServeTLS.
 type Refusal struct {
 	Client net.Addr
 	Sent   string // its first line, as far as lineMax
@@ -157,8 +157,8 @@ func (u *Unserved) Context(ctx context.Context, nc net.Conn) context.Context {
 	}
 	u.conns[nc] = at
 	u.mu.Unlock()
-	if c, ok := nc.(*clientConn); ok {
-		c.at = at
+	if c, ok := nc.(noted); ok {
+		c.noted().at = at
 	}
 	return context.WithValue(ctx, requestKey{}, at)
 }
@@ -190,21 +190,24 @@ func (u *Unserved) State(nc net.Conn, state http.ConnState) {
 		case http.StateIdle:
 			at.begun = false
 			at.served.Store(false)
-			if c, ok := nc.(*clientConn); ok {
-				c.forget()
+			if c, ok := nc.(noted); ok {
+				c.noted().forget()
 			}
 		case http.StateClosed:
 			refused = at.begun && !at.served.Load()
 			delete(u.conns, nc)
 		case http.StateHijacked:
 			delete(u.conns, nc)
+			if c, ok := nc.(noted); ok {
+				c.noted().end()
+			}
 		}
 	}
 	u.mu.Unlock()
 	if refused && u.Refused != nil {
 		refusal := Refusal{Client: nc.RemoteAddr()}
-		if c, ok := nc.(*clientConn); ok {
-			refusal = c.refusal()
+		if c, ok := nc.(noted); ok {
+			c.noted().why(&refusal)
 		}
 		u.Refused(refusal)
 	}
@@ -237,28 +240,15 @@ func ListenerFrom(ctx context.Context) *Listener {
 	return l
 }
 
-// What a clientConn remembers, at most, in bytes, and what a log line takes of it.
-const (
-	sentMax   = 512
-	answerMax = 256
-	lineMax   = 120
-)
-
 // clientConn is a client's connection at an http.Server. It gives bytes that were
-// read before to its first readers, and remembers how a request begins and is
-// answered until a handler has it: the server does not say what it refused.
+// read before to its first readers, and takes notes.
 type clientConn struct {
 	*net.TCPConn
 	buffered []byte
-
-	at   *request // set before the first read
-	head *head    // the same; nil if nobody wants to know
-
-	// Guarded by mu: HTTP/2 reads, writes and changes state in goroutines of its own.
-	mu     sync.Mutex
-	sent   []byte
-	answer []byte
+	notes    notes
 }
+
+func (c *clientConn) noted() *notes { return &c.notes }
 
 func (c *clientConn) Read(p []byte) (n int, err error) {
 	if len(c.buffered) > 0 {
@@ -267,53 +257,95 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 	} else {
 		n, err = c.TCPConn.Read(p)
 	}
-	if c.head != nil && n > 0 {
-		c.head.take(p[:n])
-	}
-	if c.at != nil && !c.at.served.Load() {
-		c.mu.Lock()
-		c.sent = append(c.sent, p[:min(n, sentMax-len(c.sent))]...)
-		c.mu.Unlock()
-	}
+	c.notes.heard(p[:n])
 	return n, err
 }
 
 func (c *clientConn) Write(p []byte) (int, error) {
-	if c.at != nil && !c.at.served.Load() {
-		c.mu.Lock()
-		c.answer = append(c.answer, p[:min(len(p), answerMax-len(c.answer))]...)
-		c.mu.Unlock()
-	}
+	c.notes.said(p)
 	return c.TCPConn.Write(p)
 }
 
-// refusal says what was wrong: in the words of the answer, which net/http ends
-// with them for some mistakes, or else in those of reading the request again.
-func (c *clientConn) refusal() Refusal {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	line, _, _ := bytes.Cut(c.sent, []byte("\n"))
-	refusal := Refusal{Client: c.RemoteAddr(), Sent: short(bytes.TrimRight(line, "\r"))}
-	answer := c.answer[bytes.LastIndexByte(c.answer, '\n')+1:]
+// noted is a connection that notes are taken of.
+type noted interface{ noted() *notes }
+
+// What notes remember, at most, in bytes, and what a log line takes of it.
+const (
+	sentMax   = 512
+	answerMax = 256
+	lineMax   = 120
+)
+
+// notes remember how a request begins and is answered until a handler has it: the
+// server does not say what it refused.
+type notes struct {
+	// Set before the first read.
+	at   *request
+	talk *talk // nil if nobody wants to know
+
+	// Guarded by mu: HTTP/2 reads, writes and changes state in goroutines of its own.
+	mu     sync.Mutex
+	sent   []byte
+	answer []byte
+}
+
+// heard takes what the client sent.
+func (n *notes) heard(p []byte) {
+	if n.talk != nil && len(p) > 0 {
+		n.talk.heard(p)
+	}
+	if n.at != nil && !n.at.served.Load() {
+		n.mu.Lock()
+		n.sent = append(n.sent, p[:min(len(p), sentMax-len(n.sent))]...)
+		n.mu.Unlock()
+	}
+}
+
+// said takes what the server sends.
+func (n *notes) said(p []byte) {
+	if n.talk != nil {
+		n.talk.said(p)
+	}
+	if n.at != nil && !n.at.served.Load() {
+		n.mu.Lock()
+		n.answer = append(n.answer, p[:min(len(p), answerMax-len(n.answer))]...)
+		n.mu.Unlock()
+	}
+}
+
+// why says what was wrong: in the words of the answer, which net/http ends with them
+// for some mistakes, or else in those of reading the request again.
+func (n *notes) why(refusal *Refusal) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	line, _, _ := bytes.Cut(n.sent, []byte("\n"))
+	refusal.Sent = short(bytes.TrimRight(line, "\r"))
+	answer := n.answer[bytes.LastIndexByte(n.answer, '\n')+1:]
 	if _, why, ok := bytes.Cut(answer, []byte(": ")); ok {
 		refusal.Why = short(why)
-	} else if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.sent))); err != nil && len(c.sent) < sentMax {
+	} else if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(n.sent))); err != nil && len(n.sent) < sentMax {
 		refusal.Why = short([]byte(err.Error()))
 	} else {
 		refusal.Why = short(answer)
 	}
-	return refusal
 }
 
 func short(b []byte) string { return string(b[:min(len(b), lineMax)]) }
 
 // forget begins anew with the next request.
-func (c *clientConn) forget() {
-	c.mu.Lock()
-	c.sent, c.answer = c.sent[:0], c.answer[:0]
-	c.mu.Unlock()
-	if c.head != nil {
-		c.head.next()
+func (n *notes) forget() {
+	n.mu.Lock()
+	n.sent, n.answer = n.sent[:0], n.answer[:0]
+	n.mu.Unlock()
+	if n.talk != nil {
+		n.talk.next()
+	}
+}
+
+// end takes no more: the connection was taken over.
+func (n *notes) end() {
+	if n.talk != nil {
+		n.talk.end()
 	}
 }
 

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 )
@@ -11,26 +10,14 @@ import (
 // post-quantum key shares they are under two kilobytes.
 const helloBytesMax = 16 << 10
 
-// Seen is what a client has sent before its server understood it.
+// Seen is what a client has sent over TLS before its server understood it.
 type Seen struct {
 	mu    sync.Mutex
 	first []byte // records as they came; nil once hello was taken from it
 	hello []byte
 }
 
-// SeenListener keeps what is to be seen of the clients it accepts. It stands
-// between a TLS server and a Listener.
-type SeenListener struct{ net.Listener }
-
-// Accept returns a connection that ConnSeen knows.
-func (l SeenListener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &seenConn{Conn: nc, seen: new(Seen)}, nil
-}
-
+// seenConn is a connection below TLS.
 type seenConn struct {
 	net.Conn
 	seen *Seen
@@ -107,23 +94,22 @@ func clientHello(b []byte) (hello []byte, complete bool) {
 type seenKey struct{}
 
 // ContextSeen marks ctx with what is seen of a server's connection, for
-// http.Server.ConnContext: of a TLS client its first words, of another the heads of
-// its requests.
+// http.Server.ConnContext: heads of requests and frames (see HeadFrom and FramesFrom),
+// and of a client over TLS its first words. The server serves a Listener's connections
+// without TLS, or those of ServeTLS.
 func ContextSeen(ctx context.Context, nc net.Conn) context.Context {
-	if secure, ok := nc.(*tls.Conn); ok {
-		nc = secure.NetConn()
+	if c, ok := nc.(noted); ok {
+		n := c.noted()
+		n.talk = new(talk)
+		ctx = context.WithValue(ctx, talkKey{}, n.talk)
 	}
-	if c, ok := nc.(*seenConn); ok {
-		return context.WithValue(ctx, seenKey{}, c.seen)
-	}
-	if c, ok := nc.(*clientConn); ok {
-		c.head = new(head)
-		return context.WithValue(ctx, headKey{}, c.head)
+	if c, ok := nc.(*secureConn); ok {
+		ctx = context.WithValue(ctx, seenKey{}, c.seen)
 	}
 	return ctx
 }
 
-// SeenFrom returns what ctx was marked with, or nil.
+// SeenFrom returns what ctx was marked with; nil for a client without TLS.
 func SeenFrom(ctx context.Context) *Seen {
 	s, _ := ctx.Value(seenKey{}).(*Seen)
 	return s

@@ -12,7 +12,10 @@
 //	conn.Send(frame)        // frame may be shared by ten thousand connections
 //	conn.Close(goodbye)     // after what still waits
 //
-// The package knows neither HTTP nor WebSocket: it carries bytes.
+// A Conn knows neither HTTP nor WebSocket: it carries bytes. What stands between
+// connections and an http.Server is here as well, and what can be seen there of
+// clients that the server does not tell: see Listener, Unserved, HeadFrom, FramesFrom
+// and ServeTLS.
 package wire
 
 import (

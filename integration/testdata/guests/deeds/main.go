@@ -119,6 +119,14 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 	case "client":
 		t := r.TLSInfo
 		fmt.Fprintf(w, "%s %s hello=%d ja3=%x ja4=%s\n", t.Protocol, t.CipherOpenSSLName, len(t.ClientHello), t.JA3MD5, t.JA4)
+	case "header":
+		meta, err := r.FastlyMeta()
+		if err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+			return
+		}
+		names := originalNames()
+		fmt.Fprintf(w, "%d %s h2=%s oh=%s\n", len(names), strings.Join(names, " "), meta.H2, meta.OH)
 	case "version":
 		fmt.Fprintln(w, "one")
 	default:

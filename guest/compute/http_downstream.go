@@ -176,16 +176,27 @@ func downstreamTLSProtocol(c *call, d *downstream, i int) status {
 	return c.fillText(i, name)
 }
 
+// absentOverTLS is for what is not known of a client over TLS. The Go SDK asks for
+// everything at once and gives up where there is none, so that it is empty: a client may
+// name no server, and where the gateway itself asks again for a held client there is
+// no connection at hand.
+func absentOverTLS(c *call, d *downstream, i int) status {
+	if d.exchange.Client.TLS == nil {
+		return statusNone
+	}
+	return c.fillText(i, "")
+}
+
 func downstreamTLSHello(c *call, d *downstream, i int) status {
 	if len(d.exchange.Client.Hello) == 0 {
-		return statusNone
+		return absentOverTLS(c, d, i)
 	}
 	return c.fill(i, d.exchange.Client.Hello)
 }
 
 func downstreamTLSName(c *call, d *downstream, i int) status {
 	state := d.exchange.Client.TLS
-	if state == nil || state.ServerName == "" {
+	if state == nil {
 		return statusNone
 	}
 	return c.fillText(i, state.ServerName)
@@ -237,7 +248,10 @@ func (d *downstream) fingerprint() *fingerprint {
 func downstreamJA3(c *call, d *downstream, i int) status {
 	f := d.fingerprint()
 	if !f.ok {
-		return statusNone
+		if d.exchange.Client.TLS == nil {
+			return statusNone
+		}
+		return c.put32(i+1, 0)
 	}
 	into, st := c.at(c.u32(i), uint32(len(f.ja3)))
 	if st != statusOK {
@@ -250,7 +264,7 @@ func downstreamJA3(c *call, d *downstream, i int) status {
 func downstreamJA4(c *call, d *downstream, i int) status {
 	f := d.fingerprint()
 	if !f.ok {
-		return statusNone
+		return absentOverTLS(c, d, i)
 	}
 	return c.fillText(i, f.ja4)
 }

@@ -757,6 +757,36 @@ func TestFactsAboutTheClient(t *testing.T) {
 	})
 }
 
+// The Go SDK asks for all of these of a client over TLS before a guest has its request,
+// and ends the guest where there is none.
+func TestWhatIsUnknownOfTLSIsEmpty(t *testing.T) {
+	for _, state := range []*tls.ConnectionState{nil, {Version: tls.VersionTLS13}} {
+		x := clientRequest("GET", "https://192.0.2.1/", "")
+		x.Client.TLS = state
+		want := statusNone
+		if state != nil {
+			want = statusOK
+		}
+		outcomeOf(t, nil, x, func(g *tester) {
+			r, _ := g.downstream()
+			at, n := g.room(16), g.room(4)
+			for _, name := range []string{"downstream_tls_client_hello", "downstream_tls_client_servername", "downstream_tls_ja4"} {
+				g.memory.WriteUint32Le(n, 99)
+				g.want(want, "http_downstream."+name, r, at, 16, n)
+				if got := g.get32(n); state != nil && got != 0 {
+					t.Errorf("%s: got %d octets, want none", name, got)
+				}
+			}
+			g.memory.WriteUint32Le(n, 99)
+			g.want(want, "http_downstream.downstream_tls_ja3_md5", r, at, n)
+			if got := g.get32(n); state != nil && got != 0 {
+				t.Errorf("JA3: got %d octets, want none", got)
+			}
+			g.respond(200, g.bodyOf(""), 0)
+		})
+	}
+}
+
 // Each line has its name in the list, and counts, whether or not the client's own lines
 // are known.
 func TestOriginalNamesAreAsManyAsTheirLines(t *testing.T) {

@@ -179,8 +179,8 @@ func (h *head) next() {
 type Line struct{ Name, Value string }
 
 // HeadFrom returns the header of a request as it was sent; nil if it is not known.
-// Its server has ContextSeen for connections. Over HTTP/2 it is told once, and without
-// the pseudo-headers.
+// Its server has ContextSeen for connections. Over HTTP/2 it is told once, without the
+// pseudo-headers, and not to who asks when the client has gone.
 func HeadFrom(r *http.Request) []Line {
 	t, _ := r.Context().Value(talkKey{}).(*talk)
 	if t == nil {
@@ -191,7 +191,7 @@ func HeadFrom(r *http.Request) []Line {
 	switch {
 	case r.ProtoMajor == 1:
 		return t.head.lines(r)
-	case t.streams != nil:
+	case t.streams != nil && r.Context().Err() == nil: // its own is dropped by then; it would be told another's
 		return t.streams.tell(r)
 	}
 	return nil

@@ -233,7 +233,7 @@ type sandbox struct {
 	secrets      opened[store.Secret]
 	acls         opened[*store.ACL]
 	kvPending    int           // calls of KV stores, at most kvPendingMax
-	kvUnread     []kvUnread    // changes that wait for bodies
+	kvUnread     []kvUnread    // calls that wait for bodies
 	kvReading    chan struct{} // has one for each body that is read for an insert; made with the first
 
 	// Waiting.

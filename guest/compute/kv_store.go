@@ -119,16 +119,18 @@ func kvStart[T any](c *call, i int, kv *store.KV, begin func() *future[T]) statu
 	return c.put32(i, h)
 }
 
-// kvUnread is a change that waits for a body to be read: its own, or that of one before.
+// kvUnread is a call that waits for a body to be read: its own, or that of one before.
 type kvUnread struct {
-	kv   *store.KV
-	key  string
-	done <-chan struct{} // closed once it is made
+	kv      *store.KV
+	key     string
+	changes bool
+	done    <-chan struct{} // closed once it has ended
 }
 
-// kvBefore are the changes of a key, or of all if that is "", that were begun and wait
+// kvBefore are the calls for a key, or for all if that is "", that were begun and wait
 // for bodies. What is called for the key now comes after them: the JavaScript SDK says
-// that a stream is stored as soon as its insert has begun.
+// that a stream is stored as soon as its insert has begun, and what was looked for
+// before a change is what was there before it.
 func (b *sandbox) kvBefore(kv *store.KV, key string) (before []<-chan struct{}) {
 	b.kvUnread = slices.DeleteFunc(b.kvUnread, func(u kvUnread) bool {
 		select {
@@ -163,7 +165,9 @@ func kvAwait(ctx context.Context, before []<-chan struct{}) error {
 func (b *sandbox) awaitUnread() {
 	ctx := b.Context()
 	for _, u := range b.kvUnread {
-		b.Wait(func() { kvAwait(ctx, []<-chan struct{}{u.done}) })
+		if u.changes {
+			b.Wait(func() { kvAwait(ctx, []<-chan struct{}{u.done}) })
+		}
 	}
 }
 
@@ -173,12 +177,16 @@ func kvRead[T any](b *sandbox, kv *store.KV, key string, do func(ctx context.Con
 	if kv.Local && before == nil {
 		return settled(do(b.Context()))
 	}
-	return start(b, func(ctx context.Context) (value T, err error) {
+	f := start(b, func(ctx context.Context) (value T, err error) {
 		if err := kvAwait(ctx, before); err != nil {
 			return value, err
 		}
 		return do(ctx)
 	}, nil)
+	if before != nil && key != "" { // a list holds nobody up
+		b.kvUnread = append(b.kvUnread, kvUnread{kv, key, false, f.done})
+	}
+	return f
 }
 
 // kvWrite is a call that changes something: once begun it is finished, also if the
@@ -221,7 +229,7 @@ func kvLater[T any](b *sandbox, kv *store.KV, key string, ready func(ctx context
 		<-ended
 		return value, err
 	}, nil)
-	b.kvUnread = append(b.kvUnread, kvUnread{kv, key, f.done})
+	b.kvUnread = append(b.kvUnread, kvUnread{kv, key, true, f.done})
 	return f
 }
 

@@ -292,6 +292,9 @@ func (r *README) close() error {
 	slices.SortStableFunc(last, func(a, b *terminal) int { return b.gateway() - a.gateway() })
 	var errs []error
 	for _, term := range last {
+		errs = append(errs, term.check())
+	}
+	for _, term := range last {
 		errs = append(errs, term.close())
 	}
 	return errors.Join(errs...)

@@ -2,7 +2,6 @@ package readme
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -17,7 +16,7 @@ const leaveTimeout = 15 * time.Second
 
 // endPause is given to a command that has shown more than it was asked for: it is
 // about to end, or wrong.
-const endPause = time.Second
+const endPause = 5 * time.Second
 
 // terminal runs commands, one at a time.
 type terminal struct {
@@ -176,9 +175,9 @@ func (term *terminal) leave(signal syscall.Signal) error {
 	return fmt.Errorf("$ %s\ndid not end within %v", term.typed, leaveTimeout)
 }
 
-// close ends what runs. A command whose … was for more lines has ended by itself;
-// one that runs on shows nothing but what the README says.
-func (term *terminal) close() error {
+// check looks at what was shown before anything is ended. A command whose … was for
+// more lines ends by itself; one that runs on shows nothing but what the README says.
+func (term *terminal) check() error {
 	if term.cmd == nil || term.told {
 		return nil
 	}
@@ -188,17 +187,24 @@ func (term *terminal) close() error {
 		case <-time.After(endPause):
 		}
 	}
+	running := term.running() // before reading: what it wrote at its end counts
+	switch rest := term.out.lines()[term.seen:]; {
+	case running && len(rest) > 0:
+		term.told = true
+		return fmt.Errorf("$ %s\nshowed more than the README says:\n%s", term.typed, indent(rest))
+	case !running && term.err != nil:
+		term.told = true
+		return fmt.Errorf("$ %s\nended by itself: %w", term.typed, term.err)
+	}
+	return nil
+}
+
+// close ends what runs. What it shows by then may be of others that have ended.
+func (term *terminal) close() error {
 	if !term.running() {
-		if term.err != nil {
-			return fmt.Errorf("$ %s\nended by itself: %w", term.typed, term.err)
-		}
 		return nil
 	}
-	err := term.leave(syscall.SIGTERM)
-	if rest := term.out.lines()[term.seen:]; len(rest) > 0 {
-		err = errors.Join(err, fmt.Errorf("$ %s\nshowed more than the README says:\n%s", term.typed, indent(rest)))
-	}
-	return err
+	return term.leave(syscall.SIGTERM)
 }
 
 // screen is all that was typed and shown.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/wire"
+	"github.com/gripway/gripway/grip"
 	"github.com/gripway/gripway/guest"
 )
 
@@ -148,9 +149,6 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 		g.refuse(w, r, refusedGuest, http.StatusLoopDetected, "The request goes around in a loop.")
 		return
 	}
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		http.NewResponseController(w).EnableFullDuplex() // it may answer before it has read all
-	}
 	early := &earlyAnswer{w: w}
 	x, body := g.exchange(r, route.Guest, early)
 	outcome, err := g.ask(r, route.Guest, x)
@@ -165,6 +163,8 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 			g.answerFailed(w, r, route, fmt.Errorf("status %d cannot be the client's", outcome.Response.StatusCode))
 			return
 		}
+		settled := g.settleBody(w, r, body, outcome.Response)
+		defer settled()
 		if outcome.Response.Close { // the guest wants no other request over the connection
 			w.Header().Set("Connection", "close")
 		}
@@ -180,6 +180,47 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 	default:
 		g.handOff(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, client)
 	}
+}
+
+// settleWait is how long an answer waits for the end of a request's body that nobody
+// reads: as long as it takes what is on its way already.
+const settleWait = 100 * time.Millisecond
+
+// settleBytesMax bounds what is read of it, as net/http does.
+const settleBytesMax = 256 << 10
+
+// leftWait bounds the wait for a body once its answer has been sent: the connection is
+// closed then.
+const leftWait = time.Second
+
+// settleBody sees to a body of HTTP/1 of which something is still to come when a guest
+// answers. Nothing of it may be left in a connection that is used again: net/http would
+// take it for the next request. If the answer is whole the guest needs no more of it.
+// Otherwise the guest may go on to read while the client reads, and the connection
+// ends with the answer. What it returns is to be called when that has been sent.
+func (g *Gateway) settleBody(w http.ResponseWriter, r *http.Request, body *guestBody, answer *http.Response) (sent func()) {
+	sent = func() {}
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || body.ended.Load() {
+		return sent
+	}
+	control := http.NewResponseController(w)
+	whole, ok := answer.Body.(interface{ Whole() bool })
+	switch {
+	case !ok, !whole.Whole():
+	case grip.IsInstruction(answer.Header): // what is held may be asked again, with its body
+	case r.Header.Get("Expect") != "": // a client that waits to be asked for it
+	default:
+		body.detach()
+		control.SetReadDeadline(time.Now().Add(settleWait))
+		_, err := io.CopyN(io.Discard, r.Body, settleBytesMax)
+		control.SetReadDeadline(time.Time{})
+		if err == io.EOF {
+			return sent
+		}
+	}
+	control.EnableFullDuplex()
+	w.Header().Set("Connection", "close")
+	return func() { control.SetReadDeadline(time.Now().Add(leftWait)) }
 }
 
 // handOff goes on with a request at the line where one without guest would be.
@@ -470,6 +511,7 @@ type guestBody struct {
 	kept     []byte
 	over     bool // more was read than is kept
 	detached atomic.Bool
+	ended    atomic.Bool // the guest has read all of it
 }
 
 // guestView is a guestBody as the guest reads it.
@@ -495,6 +537,9 @@ func (v *guestView) Close() error { return nil }
 // read reads on and keeps what may be needed again.
 func (b *guestBody) read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
 	switch {
 	case b.over:
 	case len(b.kept)+n > b.limit:

@@ -223,6 +223,65 @@ func TestAGuestAnswersWhileItReads(t *testing.T) {
 	}
 }
 
+// wholeAnswer is a body that is there already.
+type wholeAnswer struct{ io.ReadCloser }
+
+func (wholeAnswer) Whole() bool { return true }
+
+func TestABodyThatAGuestDoesNotReadIsNotTheNextRequest(t *testing.T) {
+	h := newHouse(t, func(_ context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		outcome, err := answer(200, x.Request.URL.Path)
+		switch x.Request.Header.Get("X-How") {
+		case "whole":
+			outcome.Response.Body = wholeAnswer{outcome.Response.Body}
+		case "reading":
+			go x.Request.Body.Read(make([]byte, 100))
+			time.Sleep(20 * time.Millisecond) // it has begun
+			outcome.Response.ContentLength = -1
+		}
+		return outcome, err
+	}, false, nil)
+	const next = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
+	hidden := fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(next), next)
+	for _, test := range []struct {
+		name, how, head, first, then string
+		kept                         bool // the connection: then is a request
+	}{
+		{"all of it has come", "whole", "Content-Length: 3", "abc", next, true},
+		{"all chunks have come", "whole", "Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", next, true},
+		{"a part is missing", "whole", "Content-Length: 100", "abc", next, false},
+		{"a chunk is missing", "whole", "Transfer-Encoding: chunked", "3\r\nabc\r\n", hidden, false},
+		{"too much to wait for", "whole", "Content-Length: 9000000", "abc", next, false},
+		{"the client would send it", "whole", "Expect: 100-continue\r\nContent-Length: 3", "", next, false},
+		{"the answer streams", "", "Content-Length: 3", "abc", next, false},
+		{"the guest reads, and a chunk is missing", "reading", "Transfer-Encoding: chunked", "", hidden, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", h.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			fmt.Fprintf(conn, "POST /first HTTP/1.1\r\nHost: h\r\nX-How: %s\r\n%s\r\n\r\n%s", test.how, test.head, test.first)
+			reader := bufio.NewReader(conn)
+			response, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(response.Body)
+			if response.StatusCode != 200 || string(text) != "/first" || err != nil || response.Close == test.kept {
+				t.Errorf("got %d %q %v, close %v, want it to be %v", response.StatusCode, text, err, response.Close, !test.kept)
+			}
+			io.WriteString(conn, test.then) // fails if the connection is closed by now
+			second, err := http.ReadResponse(reader, nil)
+			if (err == nil) != test.kept {
+				t.Errorf("got another answer %v, %v", second, err)
+			}
+		})
+	}
+}
+
 func TestWhatAGuestBreaksOffIsNotWhole(t *testing.T) {
 	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
 		body := io.MultiReader(strings.NewReader("half"), failing{})

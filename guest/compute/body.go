@@ -674,6 +674,18 @@ func (r *streamReader) Trailer() http.Header {
 	return r.s.trailer.http()
 }
 
+// Whole says whether all that Read will return is in memory.
+func (r *streamReader) Whole() bool {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	for _, p := range r.s.parts {
+		if p.from != nil {
+			return false
+		}
+	}
+	return r.s.end == io.EOF
+}
+
 // Close is io.Closer. It may be called while Read waits.
 func (r *streamReader) Close() error {
 	s := r.s

@@ -275,6 +275,12 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Whole says whether all of the body is there already.
+func (b *answerBody) Whole() bool {
+	whole, ok := b.trailing.(interface{ Whole() bool })
+	return ok && whole.Whole()
+}
+
 // framing is what a guest's own headers say about the length of a body: ok if they
 // say it once and in a way that can be followed.
 func framing(h *header) (length int64, chunked, ok bool) {

@@ -397,7 +397,8 @@ func TestAHandedOffRequestGoesOnAtTheBackend(t *testing.T) {
 		r.Method, r.RequestURI = "PUT", ""
 		r.URL, _ = url.Parse("http://elsewhere/other%2Fpath?q=1")
 		r.Host = "elsewhere"
-		r.Header = http.Header{"X-Guest": {"added"}, "Content-Length": {"1"}, "Grip-Sig": {"forged"}, "Expect": {"100-continue"}, "Cdn-Loop": {"x"}}
+		r.Header = http.Header{"X-Guest": {"added"}, "Content-Length": {"1"}, "Grip-Sig": {"forged"}, "Expect": {"100-continue"}, "Cdn-Loop": {"x"},
+			"Upgrade": {"h2c"}, "Sec-Websocket-Key": {"k"}, "Pushpin-Route": {"x"}, "Host": {"elsewhere"}, "Te": {"gzip"}}
 		return guest.Outcome{Handoff: &guest.Handoff{Backend: "app", Request: r}}, nil
 	}, false, backends{"app": app})
 	r, _ := http.NewRequest("POST", h.url+"/path", strings.NewReader("the client's body"))
@@ -416,7 +417,7 @@ func TestAHandedOffRequestGoesOnAtTheBackend(t *testing.T) {
 	if got.body != "the client's body" {
 		t.Errorf("body: got %q", got.body)
 	}
-	for _, name := range []string{"X-Client", "Expect", "Cdn-Loop"} {
+	for _, name := range []string{"X-Client", "Expect", "Cdn-Loop", "Upgrade", "Sec-Websocket-Key", "Pushpin-Route", "Host", "Te"} {
 		if values := got.Header[name]; values != nil {
 			t.Errorf("%s: got %q, want none", name, values)
 		}
@@ -553,7 +554,7 @@ func TestWhatWasHandedOffIsNotHandedOffAgain(t *testing.T) {
 	}
 	around := make(http.Header)
 	for range 8 {
-		gateway.CountHop(around)
+		gateway.CountHop(around, nil)
 	}
 	if response, _ := h.do("GET", "/", "", "CDN-Loop: "+strings.Join(around["Cdn-Loop"], ", ")); response.StatusCode != 508 {
 		t.Errorf("around: got %d", response.StatusCode)

@@ -91,7 +91,8 @@ type Handoff struct {
 	Backend string
 
 	// Request is the client's as the guest left it: method, URL and header are the
-	// guest's, the body is the client's own.
+	// guest's, the body is the client's own. What of the header belongs to the client's
+	// connection is the gateway's to put back.
 	Request *http.Request
 }
 

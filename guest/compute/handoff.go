@@ -7,13 +7,6 @@ import (
 // handoffNameMax bounds the name of a backend in a handoff, as SDKs do.
 const handoffNameMax = 254
 
-// keptHeaders are taken from the client's request, whatever the guest made of them:
-// they belong to the client's connection, or to proxies on the way.
-var keptHeaders = []string{
-	"Host", "Connection", "Upgrade", "Sec-Websocket-Key", "Sec-Websocket-Version", "Pushpin-Route", "Cdn-Loop", "Content-Length",
-	"Content-Range", "Expect", "Te", "Trailer", "Transfer-Encoding", "Proxy-Authenticate", "Proxy-Authorization", "Fastly-Ff",
-}
-
 // handOffRequest is handOff with the request that parameter 0 is a handle of.
 func (c *call) handOffRequest(webSocket bool) status {
 	r, st := c.requestOf(0)
@@ -24,8 +17,8 @@ func (c *call) handOffRequest(webSocket bool) status {
 }
 
 // handOff leaves the client to the gateway. Parameters i and i+1 name the backend. What
-// goes on is the client's request, or r: then method, path and header are its, but
-// for those that stay. The body is the client's in any case; the gateway has kept
+// goes on is the client's request, or r: then method, path and header are its; the
+// gateway puts back what belongs to the client's connection. The body is the client's in any case; the gateway has kept
 // what the guest has read of it.
 func (c *call) handOff(webSocket bool, r *request, i int) status {
 	name, st := c.text(i)
@@ -44,15 +37,7 @@ func (c *call) handOff(webSocket bool, r *request, i int) status {
 		if !ok {
 			return statusHTTPUser
 		}
-		header := r.header.http()
-		for _, name := range keptHeaders {
-			if values := original.Header[name]; len(values) > 0 {
-				header[name] = values
-			} else {
-				delete(header, name)
-			}
-		}
-		out.Method, out.Header, out.RequestURI = r.method, header, u.path
+		out.Method, out.Header, out.RequestURI = r.method, r.header.http(), u.path
 		to := targetURL(u)
 		to.Scheme, to.Host = original.URL.Scheme, original.URL.Host
 		out.URL = to

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +37,7 @@ import (
 const bodyKeptMax = 1 << 20
 
 // selfHopsMax is how often a request may come back from a guest to its own
-// gateway over the network. Each hop is a sandbox that waits for the next.
+// gateway, by itself or as what the guest makes of it. Each hop is a sandbox that waits for the next.
 const selfHopsMax = 8
 
 // Program decides about requests, like a *guest.Program.
@@ -138,14 +139,21 @@ func (g *Gateway) newGuestStats() guestStats {
 // errLoop says that a guest handed off a request that had been handed off.
 var errLoop = errors.New("the request had been handed off already: a guest that is its own backend has to answer what is signed (Grip-Sig)")
 
+// errAround says that a guest asked itself too often.
+var errAround = fmt.Errorf("the guest asks itself: the request has come back %d times", selfHopsMax)
+
+func (g *Gateway) looped(r *http.Request, u *Guest) {
+	g.guests.decisions[guestLoop].Inc()
+	g.log.Error("guest asks itself", "guest", u.Name, "path", encodedPath(r), "times", selfHopsMax)
+}
+
 // serveGuest asks a guest about a client's request and does what it decides.
 // client is as for serveHTTP.
 func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Route, client *outside) {
 	own := route.Guest.signed(r)
 	trusted := own || route.Rules.Trusts(r)
 	if hops(r.Header) >= selfHopsMax {
-		g.guests.decisions[guestLoop].Inc()
-		g.log.Error("guest asks itself", "guest", route.Guest.Name, "path", encodedPath(r), "times", selfHopsMax)
+		g.looped(r, route.Guest)
 		g.refuse(w, r, refusedGuest, http.StatusLoopDetected, "The request goes around in a loop.")
 		return
 	}
@@ -455,6 +463,11 @@ func (o *guestOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
+	if hops(r.Header) >= selfHopsMax {
+		r.Body.Close()
+		g.looped(r, o.guest)
+		return nil, errAround
+	}
 	client := clientOf(r)
 	r.TLS = client.TLS
 	r.RemoteAddr = client.Remote.String()
@@ -681,9 +694,16 @@ func hops(h http.Header) int {
 	return n
 }
 
-// CountHop marks a request that a guest sends to its own gateway.
-func CountHop(h http.Header) {
-	h["Cdn-Loop"] = append(h["Cdn-Loop"][:len(h["Cdn-Loop"]):len(h["Cdn-Loop"])], loopToken)
+// CountHop marks a request that a guest sends to its own gateway. The hops of cause,
+// the client's request that it does so for, count as well, since a guest may make what it
+// sends anew.
+func CountHop(h http.Header, cause *http.Request) {
+	more := 1
+	if cause != nil {
+		more = min(max(more, hops(cause.Header)-hops(h)+1), selfHopsMax)
+	}
+	values := h["Cdn-Loop"]
+	h["Cdn-Loop"] = append(values[:len(values):len(values)], slices.Repeat([]string{loopToken}, more)...)
 }
 
 // Guest returns the guest that a request from outside would be asked about, or

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"net/http"
 	"time"
 )
@@ -20,6 +21,8 @@ type Backends interface {
 // guest: where they go is the backend's business, and so is the Host they carry.
 // It follows no redirects, decodes nothing and adds nothing. Its errors are those
 // of net, crypto/tls and net/http, wrapped; ABIs tell guests what they mean.
+//
+// Its requests' contexts know on whose behalf they are made: see [CauseOf].
 type Backend interface {
 	http.RoundTripper
 
@@ -102,4 +105,19 @@ type HealthCheck struct {
 	Status             int // that is healthy
 	Window, Threshold  int // of the last Window answers, Threshold must be healthy
 	Initial            int // healthy answers assumed at the start
+}
+
+type causeKey struct{}
+
+// WithCause marks the context of a request for a backend with the client's request that
+// the guest is about.
+func WithCause(ctx context.Context, client *http.Request) context.Context {
+	return context.WithValue(ctx, causeKey{}, client)
+}
+
+// CauseOf is the request that ctx was marked with, or nil. A guest cannot change it,
+// whatever it sends.
+func CauseOf(ctx context.Context) *http.Request {
+	r, _ := ctx.Value(causeKey{}).(*http.Request)
+	return r
 }

@@ -408,7 +408,7 @@ func leadsTo(address string, listener net.Addr) bool {
 
 // inside answers what guests send to their own gateway: publishing ends in the
 // private API, and what was handed off comes back as to an origin. All else that is
-// sent here comes in as from any client, and is counted on the way.
+// sent here comes in as from any client. Both are counted on the way.
 func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundTripper {
 	host, _, _ := net.SplitHostPort(o.Address)
 	publish := slices.Contains(l.config.Publish, strings.ToLower(host)) || l.of.opts.Control != nil && leadsTo(o.Address, l.of.opts.Control)
@@ -418,12 +418,12 @@ func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundT
 	if !l.isSelf(o) {
 		return nil
 	}
+	gateway.CountHop(r.Header, guest.CauseOf(r.Context()))
 	tokens := r.Header["Grip-Sig"]
 	if verify := l.guest.Verifier; len(tokens) == 1 && verify != nil && verify(tokens[0], time.Now()) == nil &&
 		(slices.Contains(l.config.Self, o.Name) || l.of.opts.Gateway.Guest(r, o.TLS) == l.guest) {
 		return l.of.opts.Gateway.Origin(l.guest)
 	}
-	gateway.CountHop(r.Header)
 	return nil
 }
 

@@ -117,11 +117,14 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 	}
 	// As on Fastly, who answered is only told of what no cache can have answered.
 	direct := !cached || override != nil && override.Pass
-	sandbox, addressed, decompress := c.sandbox, c.wantsAddresses && direct, r.decompress
+	sandbox, addressed, decompress, cause := c.sandbox, c.wantsAddresses && direct, r.decompress, c.current
 	c.exchanges.Add(1)
 	f := start(sandbox, func(ctx context.Context) (*arrival, error) {
 		a := new(arrival)
 		ctx, cancel := context.WithCancel(ctx)
+		if cause != nil {
+			ctx = guest.WithCause(ctx, cause.exchange.Request)
+		}
 		var mu sync.Mutex
 		if addressed {
 			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {

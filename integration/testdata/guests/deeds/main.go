@@ -50,6 +50,8 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		if _, err := io.Copy(w, response.Body); err != nil {
 			panic(err) // what is not whole must not look so
 		}
+	case "around": // around/BACKEND
+		around(ctx, w, r, rest)
 	case "once": // once/KEY
 		kept, err := simple.GetOrSet([]byte(rest), func() (simple.CacheEntry, error) {
 			text := time.Now().Format(time.RFC3339Nano)
@@ -88,7 +90,7 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 			fsthttp.Error(w, err.Error(), 500)
 		}
 	case "self":
-		self(w, r)
+		self(ctx, w, r)
 	case "publish":
 		publish(ctx, w, rest)
 	case "log":
@@ -136,12 +138,36 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 
 var spun uint
 
+// around asks a backend for the same again, in a request of its own.
+func around(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request, backend string) {
+	again, err := fsthttp.NewRequest("GET", r.URL.String(), nil)
+	if err != nil {
+		fsthttp.Error(w, err.Error(), 500)
+		return
+	}
+	again.CacheOptions.Pass = true                  // or it would wait for itself
+	if sig := r.Header.Get("Grip-Sig"); sig != "" { // as the gateway asks it
+		again.Header.Set("Grip-Sig", sig)
+	}
+	response, err := again.Send(ctx, backend)
+	if err != nil {
+		fsthttp.Error(w, err.Error(), 502)
+		return
+	}
+	w.WriteHeader(response.StatusCode)
+	io.Copy(w, response.Body)
+}
+
 // self is a guest that is its own origin.
-func self(w fsthttp.ResponseWriter, r *fsthttp.Request) {
+func self(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 	if r.Header.Get("Grip-Sig") == "" || strings.HasSuffix(r.URL.Path, "/again") {
 		if err := r.HandoffFanout("self"); err != nil {
 			fsthttp.Error(w, err.Error(), 500)
 		}
+		return
+	}
+	if strings.HasSuffix(r.URL.Path, "/around") {
+		around(ctx, w, r, "self")
 		return
 	}
 	if r.Header.Get("Content-Type") != "application/websocket-events" {

@@ -37,7 +37,7 @@ func TestCloseBeforeStartFollowsTheHead(t *testing.T) {
 // The socket becomes writable just when a write has found it full: nobody may
 // believe that the other one goes on writing.
 func TestNoBytesStayBehindWhenASocketFillsAndDrains(t *testing.T) {
-	group := newGroup(t, wire.GroupOptions{Loops: 1, QueueBytes: 1 << 30, StallMax: time.Second})
+	group := newGroup(t, wire.GroupOptions{Loops: 1, QueueBytes: 1 << 30, StallMax: patience})
 	done := make(chan error)
 	const clients, items = 4, 200
 	for range clients {

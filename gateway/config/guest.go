@@ -33,6 +33,7 @@ type Guest struct {
 
 	Memory    int           // bytes of linear memory; 0 = 128 MiB
 	CPU, Wall time.Duration // for a request; 0 = the runtime's
+	LogRate   int           // bytes a second that it may log; 0 = as many as it likes
 
 	Env [][2]string // name and value, added to what guests see
 
@@ -78,7 +79,16 @@ var publishHosts = []string{"api.fastly.com"}
 var guestOptions = map[string]bool{
 	"name": false, "file": false, "manifest": false, "memory": false, "cpu": false, "wall": false, "env": false,
 	"self": false, "publish": false, "private": false, "trap-unknown": false, "snapshot": false, "cache": false,
+	"log-rate": false,
 }
+
+// guestLogRate is LogRate unless the guest says another. One that logs a request or two
+// of each client does not come near it; one that has gone wild fills a disk of 100 GB in
+// a day and not in an hour.
+const (
+	guestLogRate    = 1 << 20
+	guestLogRateMin = 16 << 10 // so that ten seconds' worth holds the longest line
+)
 
 // readGuest decodes one element of the key guest, and reports all that is wrong.
 func readGuest(v *value, path, dir string) (Guest, []error) {
@@ -117,7 +127,7 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 		s = sections[0]
 	}
 
-	g := Guest{Name: s.value, Line: formatLine([]section{s}, false), Cache: true}
+	g := Guest{Name: s.value, Line: formatLine([]section{s}, false), Cache: true, LogRate: guestLogRate}
 	said := make(map[string]bool)
 	for _, o := range s.options {
 		if said[o.name] && o.name != "env" && o.name != "self" && o.name != "publish" {
@@ -198,6 +208,15 @@ func (g *Guest) readOption(o option, dir string) error {
 			return fmt.Errorf("memory %q: want 1MiB to 4GiB", o.value)
 		}
 		g.Memory = n
+	case "log-rate":
+		n, err := decodeBytes(o.value)
+		if err == nil && n != 0 && n < guestLogRateMin {
+			err = errors.New("want 16KiB (a second) or more, or 0 for no limit")
+		}
+		if err != nil {
+			return fmt.Errorf("log-rate %q: %w", o.value, err)
+		}
+		g.LogRate = n
 	case "cpu", "wall":
 		d, err := decodeDuration(o.value)
 		if err == nil && d <= 0 {

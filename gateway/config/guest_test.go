@@ -37,6 +37,7 @@ name = "app"
 file = "app.wasm"
 manifest = "fastly.toml"
 memory = "64MiB"
+log-rate = "32KiB"
 cpu = "2s"
 wall = "1m"
 env = ["A=b=c", "SECRET=hush"]
@@ -68,6 +69,9 @@ guest = "app"
 	g := c.Guest[0]
 	if g.Name != "app" || g.File != filepath.Join(dir, "app.wasm") || g.Memory != 64<<20 || g.CPU != 2*time.Second || g.Wall != time.Minute || !g.Snapshot || g.Private {
 		t.Errorf("got %#v", g)
+	}
+	if g.LogRate != 32<<10 {
+		t.Errorf("got a log rate of %d, want 32 KiB", g.LogRate)
 	}
 	if want := [][2]string{{"A", "b=c"}, {"SECRET", "hush"}}; !reflect.DeepEqual(g.Env, want) || strings.Contains(g.String(), "hush") {
 		t.Errorf("env: got %q, shown as %s", g.Env, g)
@@ -105,6 +109,7 @@ func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 		{"text", "[[guest]]\nname = 'a'\nfile = 'text.wat'", "it is WebAssembly as text"},
 		{"no module", "[[guest]]\nname = 'a'\nfile = 'text.wasm'", "it is no WebAssembly"},
 		{"a component", "[[guest]]\nname = 'a'\nfile = 'component.wasm'", "it is a component"},
+		{"log rate", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nlog-rate = '1KiB'", `gripway.toml:4: guest: log-rate "1KiB": want 16KiB (a second) or more, or 0 for no limit`},
 		{"memory", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nmemory = '1kB'", `gripway.toml:4: guest: memory "1kB": want 1MiB to 4GiB`},
 		{"time", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\ncpu = '0s'", `gripway.toml:4: guest: cpu "0s": want more than nothing`},
 		{"the manifest", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nmanifest = 'bad.toml'", `bad.toml:2: local_server.backends.app.url`},

@@ -105,6 +105,7 @@ type liveGuest struct {
 	config config.Guest
 	guest  *gateway.Guest
 	cache  guestCache
+	logs   *logBudget // nil: it may log as much as it likes
 	now    atomic.Pointer[code]
 }
 
@@ -132,6 +133,9 @@ func (all *Guests) Load(ctx context.Context) error {
 	var errs []error
 	for _, c := range all.opts.Config.Guest {
 		live := &liveGuest{of: all, config: c, cache: all.caches.guest(c.Name, c.Cache)}
+		if all.opts.Developer == nil { // who wants to see all of it
+			live.logs = all.newLogBudget(&c)
+		}
 		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.route, Backends: live}
 		if live.guest.Verifier, err = all.verifier(); err != nil {
 			return err
@@ -212,6 +216,9 @@ func (l *liveGuest) load(ctx context.Context) error {
 	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.opts.Developer)
 	service := options.Service.(*compute.Service)
 	service.Cache, service.HTTPCache, service.Purge = l.cache.space, l.cache.fetcher, guestPurger{all.caches, l.config.Name}
+	if l.logs != nil {
+		service.Log = slog.New(limitedLog{all.log.Handler(), l.logs})
+	}
 	options.Observer = all.observer()
 	made.program, err = all.runtime.Load(ctx, module, options)
 	if err != nil {

@@ -97,6 +97,10 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		rtlog.Open("audit").Write([]byte("a line\nand another"))
 		fmt.Println("said")
 		fmt.Fprintln(os.Stderr, "complained")
+	case "chatter":
+		for range 20_000 {
+			fmt.Println(strings.Repeat("la ", 30))
+		}
 	case "empty":
 		os.Exit(0)
 	case "exit":

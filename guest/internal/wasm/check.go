@@ -31,8 +31,8 @@ const (
 	weightTable    = 128     // instructions on a whole table, which is small
 	weightMax      = 1 << 20 // what three bytes of LEB128 hold, less one
 	leafMax        = 48      // instructions of a function that need not pay
-	copyBytesShift = 4       // a unit copies 16 bytes
-	copyChunk      = 4 << 20 // bytes copied in one go
+	copyBytesShift = 2       // a unit copies 4 bytes: the pages may be fresh ones, or far away
+	copyChunk      = 1 << 20 // bytes copied in one go
 )
 
 func weight(instructions int) int {

@@ -233,6 +233,7 @@ type sandbox struct {
 	secrets      opened[store.Secret]
 	acls         opened[*store.ACL]
 	kvPending    int           // calls of KV stores, at most kvPendingMax
+	kvHeld       atomic.Int64  // bytes of their results that the guest has not taken, at most heldBytesMax
 	kvUnread     []kvUnread    // calls that wait for bodies
 	kvReading    chan struct{} // has one for each body that is read for an insert; made with the first
 

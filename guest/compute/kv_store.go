@@ -171,18 +171,31 @@ func (b *sandbox) awaitUnread() {
 	}
 }
 
-// kvRead is a call that changes nothing: it ends with the guest.
-func kvRead[T any](b *sandbox, kv *store.KV, key string, do func(ctx context.Context) (T, error)) *future[T] {
+// kvRead is a call that changes nothing: it ends with the guest. size is how many bytes
+// its result holds until the guest takes it.
+func kvRead[T any](b *sandbox, kv *store.KV, key string, size func(T) int, do func(ctx context.Context) (T, error)) *future[T] {
 	before := b.kvBefore(kv, key)
-	if kv.Local && before == nil {
-		return settled(do(b.Context()))
-	}
-	f := start(b, func(ctx context.Context) (value T, err error) {
+	read := func(ctx context.Context) (value T, err error) {
 		if err := kvAwait(ctx, before); err != nil {
 			return value, err
 		}
-		return do(ctx)
-	}, nil)
+		if value, err = do(ctx); err != nil {
+			return value, err
+		}
+		if n := int64(size(value)); b.kvHeld.Add(n) > heldBytesMax {
+			b.kvHeld.Add(-n)
+			var none T
+			return none, fmt.Errorf("%d bytes that the guest has not taken: %w", heldBytesMax, store.ErrBusy)
+		}
+		return value, nil
+	}
+	taken := func(value T) { b.kvHeld.Add(-int64(size(value))) }
+	if kv.Local && before == nil {
+		f := settled(read(b.Context()))
+		f.discard = taken
+		return f
+	}
+	f := start(b, read, taken)
 	if before != nil && key != "" { // a list holds nobody up
 		b.kvUnread = append(b.kvUnread, kvUnread{kv, key, false, f.done})
 	}
@@ -253,7 +266,7 @@ func (c *call) kvTell(err error) {
 // kvTake uses the handle of a wait up.
 func kvTake[T any](c *call, p *kvPending[T]) {
 	c.items.remove(c.u32(0))
-	p.uncount(c.sandbox)
+	p.drop(c.sandbox)
 }
 
 // kvOpen finds a store by its name.
@@ -292,8 +305,19 @@ func kvLookup(c *call) status {
 
 func kvLookupOf(c *call, kv *store.KV, key string) func() *future[store.KVValue] {
 	return func() *future[store.KVValue] {
-		return kvRead(c.sandbox, kv, key, func(ctx context.Context) (store.KVValue, error) { return kv.Lookup(ctx, key) })
+		return kvRead(c.sandbox, kv, key, kvValueBytes, func(ctx context.Context) (store.KVValue, error) { return kv.Lookup(ctx, key) })
 	}
+}
+
+func kvValueBytes(value store.KVValue) int { return len(value.Body) + len(value.Metadata) }
+
+// kvPageBytes counts keys and what a string costs besides.
+func kvPageBytes(page store.KVPage) int {
+	n := len(page.Prefix) + len(page.Cursor)
+	for _, key := range page.Keys {
+		n += len(key) + 16
+	}
+	return n
 }
 
 // kvLookupWait is the first version, whose generation has 32 bits and is always 0.
@@ -316,6 +340,9 @@ func kvLookupEnd(c *call, put func(generation uint64) status) status {
 	if err != nil {
 		kvTake(c, p)
 		return c.put32(6, kvErrorOf(err))
+	}
+	if c.held+len(value.Body) > heldBytesMax {
+		return statusLimit // once the guest holds less, it may come again
 	}
 	if st := c.fillText(2, value.Metadata); st == statusBufferLen {
 		return st
@@ -565,7 +592,7 @@ func kvList(c *call) status {
 		}
 	}
 	return kvStart(c, 3, kv, func() *future[store.KVPage] {
-		return kvRead(c.sandbox, kv, "", func(ctx context.Context) (store.KVPage, error) { return kv.List(ctx, list) })
+		return kvRead(c.sandbox, kv, "", kvPageBytes, func(ctx context.Context) (store.KVPage, error) { return kv.List(ctx, list) })
 	})
 }
 

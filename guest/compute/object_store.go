@@ -53,7 +53,9 @@ func objectLookup(c *call) status {
 	if st != statusOK {
 		return st
 	}
-	value, err := kvLookupOf(c, kv, key)().wait(c.sandbox)
+	f := kvLookupOf(c, kv, key)()
+	value, err := f.wait(c.sandbox)
+	f.drop(c.sandbox)
 	c.kvTell(err)
 	return putObject(c, 3, value, err)
 }

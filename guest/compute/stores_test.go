@@ -819,7 +819,69 @@ func TestKVCallsUnderWayAreLimited(t *testing.T) {
 		if got := g.result("kv_store.delete_wait", again); got != kvOK {
 			g.Errorf("got %d after the others ended", got)
 		}
+		list := g.result("kv_store.list", s, 0, g.room(kvListBytes))
+		g.must("kv_store.list_wait", list, g.room(4), g.room(4))
+		if held := g.b.kvHeld.Load(); held != 0 {
+			g.Errorf("%d bytes of a list that was taken are still counted", held)
+		}
 	})
+}
+
+// Values that were looked up and not taken are the host's memory, as bodies are.
+func TestKVResultsThatAreNotTakenAreLimited(t *testing.T) {
+	for name, opts := range kvs(t) {
+		t.Run(name, func(t *testing.T) {
+			stores := withStores(t, opts, func(g *tester) {
+				s := g.handle("kv_store.open", "s")
+				value, _ := g.b.items.add(bodyOf(make([]byte, store.KVValueMax)))
+				insert := g.result("kv_store.insert", append(append([]uint32{s}, g.name("k")...), value, 0, g.insertRecord(0, "", 0, 0))...)
+				if got := g.result("kv_store.insert_wait", insert); got != kvOK {
+					g.Fatalf("insert: error %d", got)
+				}
+			})
+			withService(t, &Service{Stores: stores}, func(g *tester) {
+				s := g.handle("kv_store.open", "s")
+				lookup := func() uint32 {
+					return g.result("kv_store.lookup", append(append([]uint32{s}, g.name("k")...), 0, 0)...)
+				}
+				at := g.room(24)
+				wait := func(h uint32) (st status, err kvError) {
+					g.memory.WriteUint32Le(at+4, 99)
+					st = status(g.call("kv_store.lookup_wait_v2", h, at, at+8, 0, at+12, at+16, at+4))
+					return st, g.get32(at + 4)
+				}
+				const fit = heldBytesMax / store.KVValueMax
+				var handles []uint32
+				for range fit {
+					handles = append(handles, lookup())
+				}
+				for _, h := range handles { // all that were begun have come
+					list, n := g.list(h)
+					g.must("async_io.select", list, n, 0, g.room(4))
+				}
+				if _, err := wait(lookup()); err != kvTooManyRequests {
+					g.Errorf("one more: got %d, want %d", err, kvTooManyRequests)
+				}
+				// What the guest takes counts with its bodies, and no more here.
+				for _, h := range handles {
+					if st, err := wait(h); st != statusOK || err != kvOK {
+						g.Fatalf("got %v, error %d", st, err)
+					}
+				}
+				late := lookup()
+				if st, _ := wait(late); st != statusLimit {
+					g.Errorf("one more body: got %v, want %v", st, statusLimit)
+				}
+				g.must("http_body.close", g.get32(at))
+				if st, err := wait(late); st != statusOK || err != kvOK {
+					g.Errorf("with room for it: got %v, error %d", st, err)
+				}
+				if held := g.b.kvHeld.Load(); held != 0 {
+					g.Errorf("%d bytes are still counted", held)
+				}
+			})
+		})
+	}
 }
 
 func TestAnInsertIsFinishedWithoutItsGuest(t *testing.T) {

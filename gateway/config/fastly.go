@@ -146,16 +146,16 @@ func (t *table) texts(key string, f *field) []string {
 // readBackends reads tables of backends, by name.
 func readBackends(t *table) []guest.BackendOptions {
 	var all []guest.BackendOptions
-	t.each(func(name string, t *table) { all = append(all, readBackend(name, t)) })
+	t.each(func(name string, t *table) { all = append(all, readBackend(guest.BackendOptions{Name: name}, t)) })
 	return all
 }
 
 // timeoutMax bounds a timeout of a backend, in milliseconds.
 const timeoutMax = int(24 * time.Hour / time.Millisecond)
 
-func readBackend(name string, t *table) guest.BackendOptions {
-	b := guest.BackendOptions{Name: name}
-	if name == "" {
+// readBackend adds what a manifest says to what is known of a backend.
+func readBackend(b guest.BackendOptions, t *table) guest.BackendOptions {
+	if b.Name == "" {
 		t.refuse(t.line, t.name, "", "a backend has a name")
 	}
 	if text := t.text("url"); text != "" {

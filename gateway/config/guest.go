@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -272,7 +273,16 @@ func (g *Guest) readBackend(v *value, path, dir string) []error {
 		if name == "" && !t.said("name") {
 			t.refuse(t.line, t.name, "", "want a name")
 		}
-		b := readBackend(cmp.Or(name, "?"), t)
+		b := guest.BackendOptions{Name: cmp.Or(name, "?")}
+		readBackendMore(&b, t)
+		b = readBackend(b, t)
+		if !b.TLS {
+			for _, key := range backendTLSKeys {
+				if t.said(key) {
+					t.wrong(key, "", "the url is not https")
+				}
+			}
+		}
 		g.Backends = append(g.Backends, b)
 		if self {
 			g.Self = append(g.Self, name)
@@ -280,6 +290,54 @@ func (g *Guest) readBackend(v *value, path, dir string) []error {
 	}
 	return r.errors()
 }
+
+// backendTLSKeys are those of readBackendMore that are about TLS.
+var backendTLSKeys = []string{"min_tls_version", "max_tls_version", "ssl_ciphers", "ssl_sni_hostname"}
+
+// tlsVersions are those of the values of min_tls_version and max_tls_version.
+var tlsVersions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+// readBackendMore reads what a backend in gripway.toml may have besides the keys of a
+// manifest, by the names that Fastly's API has for backends and health checks.
+func readBackendMore(b *guest.BackendOptions, t *table) {
+	milliseconds := func(t *table, key string) time.Duration {
+		return time.Duration(t.count(key, 0, 1, timeoutMax)) * time.Millisecond
+	}
+	version := func(key string) uint16 {
+		text := t.text(key)
+		v, ok := tlsVersions[text]
+		if !ok && t.said(key) {
+			t.wrong(key, text, "want 1.0, 1.1, 1.2 or 1.3, as text")
+		}
+		return v
+	}
+	b.ConnectTimeout = milliseconds(t, "connect_timeout_ms")
+	b.KeepAlive = milliseconds(t, "keepalive_time_ms")
+	b.ConnectionsMax = t.count("max_conn", 0, 1, backendCountMax)
+	b.ConnectionUsesMax = t.count("max_use", 0, 1, backendCountMax)
+	b.ConnectionAgeMax = milliseconds(t, "max_lifetime_ms")
+	b.PreferIPv4 = t.bool("prefer_ipv4", false)
+	b.SNI, b.Ciphers = t.text("ssl_sni_hostname"), t.text("ssl_ciphers")
+	b.TLSMin, b.TLSMax = version("min_tls_version"), version("max_tls_version")
+	if b.TLSMin != 0 && b.TLSMax != 0 && b.TLSMin > b.TLSMax {
+		t.wrong("min_tls_version", "", "it is above max_tls_version")
+	}
+	if t := t.table("healthcheck"); t != nil {
+		b.Check = &guest.HealthCheck{
+			Every: milliseconds(t, "check_interval"), Timeout: milliseconds(t, "timeout"),
+			Host: t.text("host"), Method: t.text("method"), Path: t.text("path"), Status: t.count("expected_response", 0, 100, 599),
+			Window: t.count("window", 0, 1, backendCountMax), Threshold: t.count("threshold", 0, 1, backendCountMax),
+			Initial: t.count("initial", 0, 0, backendCountMax),
+		}
+		if path := b.Check.Path; path != "" && path[0] != '/' {
+			t.wrong("path", path, "want a path, like /health")
+		}
+		t.done()
+	}
+}
+
+// backendCountMax bounds numbers of a backend that are no times.
+const backendCountMax = 1_000_000
 
 // errors are the problems for who says the place itself.
 func (r *reading) errors() []error {

@@ -3,6 +3,7 @@ package config_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gripway/gripway/gateway/config"
+	"github.com/gripway/gripway/guest"
 )
 
 // writeIn writes a file in a folder of the test's own.
@@ -94,6 +96,47 @@ guest = "app"
 	}
 }
 
+func TestABackendOfTheGatewaysOwnFileHasAllOptions(t *testing.T) {
+	dir := t.TempDir()
+	writeIn(t, dir, "app.wasm", module)
+	file := writeIn(t, dir, "gripway.toml", `
+[[guest]]
+name = "app"
+file = "app.wasm"
+
+[[guest.backend]]
+name = "api"
+url = "https://api.test"
+connect_timeout_ms = 1500
+keepalive_time_ms = 2000
+max_conn = 3
+max_use = 4
+max_lifetime_ms = 5000
+prefer_ipv4 = true
+min_tls_version = "1.2"
+max_tls_version = "1.3"
+ssl_ciphers = "ECDHE-RSA-AES256-GCM-SHA384"
+ssl_sni_hostname = "sni.test"
+healthcheck = {check_interval = 1000, timeout = 200, host = "h.test", method = "GET", path = "/up", expected_response = 204, window = 6, threshold = 2, initial = 1}
+`)
+	command, err := config.Parse([]string{"serve", "--config", file}, nil, config.Output{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := command.(*config.ServeCommand).Guest[0].Backends
+	want := []guest.BackendOptions{{
+		Name: "api", Address: "api.test:443", TLS: true, ConnectTimeout: 1500 * time.Millisecond, KeepAlive: 2 * time.Second,
+		ConnectionsMax: 3, ConnectionUsesMax: 4, ConnectionAgeMax: 5 * time.Second, PreferIPv4: true,
+		TLSMin: tls.VersionTLS12, TLSMax: tls.VersionTLS13, Ciphers: "ECDHE-RSA-AES256-GCM-SHA384", SNI: "sni.test",
+		Check: &guest.HealthCheck{
+			Every: time.Second, Timeout: 200 * time.Millisecond, Host: "h.test", Method: "GET", Path: "/up", Status: 204, Window: 6, Threshold: 2, Initial: 1,
+		},
+	}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
 func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 	dir := t.TempDir()
 	writeIn(t, dir, "app.wasm", module)
@@ -113,6 +156,10 @@ func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 		{"memory", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nmemory = '1kB'", `gripway.toml:4: guest: memory "1kB": want 1MiB to 4GiB`},
 		{"time", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\ncpu = '0s'", `gripway.toml:4: guest: cpu "0s": want more than nothing`},
 		{"the manifest", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nmanifest = 'bad.toml'", `bad.toml:2: local_server.backends.app.url`},
+		{"a backend's timeout", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest.backend]]\nname = 'b'\nurl = 'http://b'\nconnect_timeout_ms = 0", `gripway.toml:7: guest: guest.backend.connect_timeout_ms "0": want a whole number from 1 to`},
+		{"a backend's TLS", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest.backend]]\nname = 'b'\nurl = 'http://b'\nmin_tls_version = '1.2'", `gripway.toml:7: guest: guest.backend.min_tls_version: the url is not https`},
+		{"a version of TLS", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest.backend]]\nname = 'b'\nurl = 'https://b'\nmin_tls_version = '2'", `gripway.toml:7: guest: guest.backend.min_tls_version "2": want 1.0, 1.1, 1.2 or 1.3`},
+		{"a health check", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest.backend]]\nname = 'b'\nurl = 'http://b'\nhealthcheck = {pth = '/'}", `unknown key`},
 		{"a backend", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest.backend]]\nname = 'b'\nurl = 'http://b'\nhealth = 'fine'", `gripway.toml:7: guest: guest.backend.health "fine": want healthy, unhealthy or unknown`},
 		{"self", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nself = 'me'", `"me": self names a backend that there is not`},
 		{"twice", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\n[[guest]]\nname = 'a'\nfile = 'app.wasm'", `a guest of this name is at`},

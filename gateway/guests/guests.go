@@ -356,10 +356,11 @@ func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends
 	switch {
 	case l.isSelf(&o):
 		route.Pool = all.opts.Gateway.Origin(l.guest)
-	case o.TLS || o.GRPC:
+	case o.TLS || o.GRPC || o.ConnectTimeout != 0 || o.KeepAlive != 0 || o.ConnectionsMax != 0 || o.ConnectionUsesMax != 0 ||
+		o.ConnectionAgeMax != 0 || o.PreferIPv4 || o.Check != nil:
 		route.Pool = backends.Lookup(o.Name)
 	default:
-		// Plain HTTP has its own, lighter way.
+		// Plain HTTP of which nothing more is said has its own, lighter way.
 		if prefix := o.PathPrefix; prefix != "" {
 			rules.ReplaceBeg = &prefix
 		}

@@ -317,6 +317,11 @@ func (g *Gateway) originFailed(w http.ResponseWriter, r *http.Request, route *Ro
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client has gone; there is nobody to answer
 	}
+	if errors.Is(err, origin.ErrBody) {
+		g.log.Info("request body cannot be read", "route", route.name(), "path", encodedPath(r), "client", r.RemoteAddr, "error", err)
+		g.refuse(w, r, refusedRequest, http.StatusBadRequest, "Request body is malformed or not whole.")
+		return
+	}
 	g.log.Warn("origin failed", "route", route.name(), "path", encodedPath(r), "error", err)
 	text := "Error while proxying to origin."
 	if route.Debug {

@@ -21,6 +21,10 @@ var (
 	// ErrAnswer says that what came back is no HTTP, or not an answer to what was
 	// asked.
 	ErrAnswer = errors.New("origin's answer cannot be used")
+
+	// ErrBody says that the request's body could not be read, or is not as long as
+	// announced: the client is at fault, not the origin.
+	ErrBody = errors.New("request body")
 )
 
 // ConnectError is ErrConnect with its particulars.

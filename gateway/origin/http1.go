@@ -444,7 +444,7 @@ func (x *exchange) release() {
 // fail closes everything and says why.
 func (x *exchange) fail(req *http.Request, err error) error {
 	err = x.reason(err)
-	if x.conn.got && x.ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, ErrAnswer) && !errors.Is(err, errBody) {
+	if x.conn.got && x.ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, ErrAnswer) && !errors.Is(err, ErrBody) {
 		err = fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
 	x.drop()
@@ -543,13 +543,13 @@ func appendRequest(dst []byte, req *http.Request, host, extra string) ([]byte, e
 	}
 	body, err := req.GetBody()
 	if err != nil {
-		return dst, fmt.Errorf("%w: %w", errBody, err)
+		return dst, fmt.Errorf("%w: %w", ErrBody, err)
 	}
 	defer body.Close()
 	at, length := len(dst), int(req.ContentLength)
 	dst = append(dst, make([]byte, length)...)
 	if _, err := io.ReadFull(body, dst[at:]); err != nil {
-		return dst, fmt.Errorf("%w: %w", errBody, err)
+		return dst, fmt.Errorf("%w: %w", ErrBody, err)
 	}
 	return dst, nil
 }

@@ -132,7 +132,7 @@ func (e *secure) roundTrip(req *http.Request, host string) (*http.Response, erro
 		copied, err := req.GetBody()
 		if err != nil {
 			closeBody(req)
-			return nil, fmt.Errorf("%w: %w", errBody, err)
+			return nil, fmt.Errorf("%w: %w", ErrBody, err)
 		}
 		out.Body = copied // the Transport sends what is in memory together with the head
 	default:

@@ -13,10 +13,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// errBody says that the request's body could not be read, or is not as long as
-// announced.
-var errBody = errors.New("request body")
-
 // copyBytes is what is read at once from one side to be written to the other.
 const copyBytes = 32 << 10
 
@@ -48,7 +44,7 @@ func (u *upload) run() {
 	defer u.req.Body.Close()
 	err := u.write()
 	switch {
-	case errors.Is(err, errBody):
+	case errors.Is(err, ErrBody):
 		u.err = err
 		u.broken.Store(true)
 		u.conn.Close()
@@ -87,7 +83,7 @@ func (u *upload) ended() bool {
 	}
 }
 
-// write writes the body. The error is errBody if that is at fault.
+// write writes the body. The error is ErrBody if that is at fault.
 func (u *upload) write() error {
 	buf := copies.Get().(*[]byte)
 	defer copies.Put(buf)
@@ -106,7 +102,7 @@ func (u *upload) write() error {
 			if err == io.EOF {
 				err = fmt.Errorf("ends %d bytes early: %w", left, io.ErrUnexpectedEOF)
 			}
-			return fmt.Errorf("%w: %w", errBody, err)
+			return fmt.Errorf("%w: %w", ErrBody, err)
 		}
 	}
 	return nil
@@ -123,7 +119,7 @@ func (u *upload) writeChunks(buf []byte) error {
 	for {
 		n, err := u.req.Body.Read(buf[sizeBytes : len(buf)-len("\r\n0\r\n")])
 		if err != nil && err != io.EOF {
-			return fmt.Errorf("%w: %w", errBody, err)
+			return fmt.Errorf("%w: %w", ErrBody, err)
 		}
 		chunk := buf[sizeBytes:sizeBytes]
 		if n > 0 {

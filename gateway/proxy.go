@@ -261,7 +261,11 @@ func readAnswer(response *http.Response) (*hold.Answer, error) {
 func readBody(response *http.Response) (body []byte, rest io.ReadCloser, err error) {
 	var from io.Reader = response.Body
 	if strings.EqualFold(response.Header.Get("Content-Encoding"), "gzip") {
-		if from, err = gzip.NewReader(response.Body); err != nil {
+		from, err = gzip.NewReader(response.Body)
+		if err == io.EOF { // nothing at all, as for HEAD
+			from, err = response.Body, nil
+		}
+		if err != nil {
 			return nil, nil, fmt.Errorf("gzip of the GRIP answer: %w", err)
 		}
 		response.Header.Del("Content-Encoding")
@@ -290,7 +294,7 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, answer *hold.Answer) {
 	if _, ok := answer.Header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // net/http would guess one
 	}
-	if answer.Rest == nil {
+	if answer.Rest == nil && (r.Method != http.MethodHead || len(answer.Body) > 0) { // that of a HEAD is not known
 		header["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
 	}
 	w.WriteHeader(answer.Status)

@@ -328,11 +328,16 @@ func (k *Keeper) Whole(w http.ResponseWriter, r *http.Request, answer *Answer) b
 	return true
 }
 
+// knowsLength says whether the answer's length can be told: an origin's answer to
+// HEAD has no body here, and a GET would get another length than 0 (RFC 9110,
+// section 8.6).
+func (c *client) knowsLength(answer *Answer) bool { return !c.head || len(answer.Body) > 0 }
+
 // whole is an answer as bytes, and where its connection goes afterwards.
 func (c *client) whole(answer *Answer, reuse bool) ([]byte, *wire.Listener) {
 	b := appendHead(make([]byte, 0, 512+len(answer.Body)), answer.Status, answer.Reason, answer.Header)
 	body := hasBody(answer.Status, false)
-	if body {
+	if body && c.knowsLength(answer) {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(len(answer.Body)), 10)
 		b = append(b, "\r\n"...)

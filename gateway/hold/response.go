@@ -198,7 +198,7 @@ func (s *response) wait(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	copyHeader(header, answer.Header)
 	whole := hasBody(answer.Status, false)
-	if whole && answer.Rest == nil {
+	if whole && answer.Rest == nil && s.client.knowsLength(&answer) {
 		header["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
 	}
 	w.WriteHeader(answer.Status)

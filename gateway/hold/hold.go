@@ -497,7 +497,7 @@ type names struct{ channels, patterns []string }
 // instruction's, prefixed, each once, within the limit.
 func (k *Keeper) channels(call *Call, instruction *grip.Instruction) names {
 	all := names{channels: append([]string(nil), call.Channels...)}
-	added := 0
+	added, over, first := 0, 0, ""
 	for _, ch := range instruction.Channels {
 		name := call.Prefix + ch.Name
 		list := &all.channels
@@ -508,12 +508,17 @@ func (k *Keeper) channels(call *Call, instruction *grip.Instruction) names {
 			continue
 		}
 		if added == k.opts.Subscriptions {
-			k.subsDropped.Inc()
-			k.log.Warn("channel beyond the limit ignored", "route", call.Route, "channel", name, "limit", k.opts.Subscriptions)
+			if over++; over == 1 {
+				first = name
+			}
 			continue
 		}
 		added++
 		*list = append(*list, name)
+	}
+	if over > 0 {
+		k.subsDropped.Add(float64(over))
+		k.log.Warn("channels beyond the limit ignored", "route", call.Route, "channel", first, "ignored", over, "limit", k.opts.Subscriptions)
 	}
 	return all
 }

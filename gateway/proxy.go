@@ -227,6 +227,13 @@ func readAnswer(response *http.Response) (*hold.Answer, error) {
 		response.Body.Close()
 		return nil, err
 	}
+	coding := response.Header.Get("Content-Encoding")
+	if held := instruction.Hold != grip.HoldNone || instruction.Next != nil; held && instruction.Response == nil && coding != "" && !strings.EqualFold(coding, "identity") {
+		// What is published is in no coding: the client could not read it behind this,
+		// nor in its place.
+		response.Body.Close()
+		return nil, fmt.Errorf("GRIP instruct response has Content-Encoding %q: want gzip or none", coding)
+	}
 	if rest != nil && (instruction.Hold == grip.HoldResponse || instruction.Response != nil) {
 		response.Body.Close()
 		return nil, errAnswerTooLarge

@@ -29,6 +29,7 @@ import (
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
 )
 
 const (
@@ -282,15 +283,18 @@ func Filter(prefix string, answer *Answer) error {
 	if in == nil {
 		return nil
 	}
-	if err := checkPatterns(prefix, in); err != nil {
+	if err := checkNames(prefix, in); err != nil {
 		return err
 	}
 	return filter(hub.NewFilters(nil, prefix, in.Channels, in.Meta), answer, true)
 }
 
-// checkPatterns refuses patterns that are none.
-func checkPatterns(prefix string, in *grip.Instruction) error {
+// checkNames refuses channels whose names are too long, and patterns that are none.
+func checkNames(prefix string, in *grip.Instruction) error {
 	for _, ch := range in.Channels {
+		if n := len(prefix) + len(ch.Name); n > pubsub.ChannelBytesMax {
+			return &grip.InstructError{Text: fmt.Sprintf("channel '%.32s…' is too long: %d bytes, at most %d", ch.Name, n, pubsub.ChannelBytesMax)}
+		}
 		if ch.Pattern {
 			if _, err := hub.Pattern(prefix, ch.Name); err != nil {
 				return &grip.InstructError{Text: err.Error()}

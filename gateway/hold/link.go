@@ -337,7 +337,7 @@ func (l *linked) fetched(uri *url.URL, answer *Answer) (again time.Duration, don
 		return 0, true
 	}
 	if in != nil {
-		if err := checkPatterns(l.call.Prefix, in); err != nil {
+		if err := checkNames(l.call.Prefix, in); err != nil {
 			closeRest(answer)
 			s.keeper.log.Warn("next link", "route", s.route, "uri", uri, "error", err)
 			s.end(ReasonOrigin)

@@ -19,6 +19,7 @@ import (
 	"github.com/gripway/gripway/gateway/hub"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/pubsub"
 	"github.com/gripway/gripway/wsoverhttp"
 )
 
@@ -516,6 +517,11 @@ func (s *session) fromOrigin(event wsoverhttp.Event) bool {
 		if !ok {
 			code = closeNormal
 		}
+		if !utf8.ValidString(reason) {
+			// Nor that (section 5.5.1).
+			s.originFailed(ReasonOriginError, errors.New("reason of CLOSE is not UTF-8"))
+			return false
+		}
 		s.originClose(closeFrame(code, reason))
 		return false
 	case wsoverhttp.Disconnect, wsoverhttp.Open:
@@ -991,6 +997,12 @@ func (s *session) control(text []byte) {
 				s.close(ReasonOriginError, closeOriginFailed, "bad pattern")
 				return
 			}
+		}
+		if len(name) > pubsub.ChannelBytesMax {
+			s.keeper.badControl.Inc()
+			s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.route, "bytes", len(name), "error", pubsub.ErrChannelTooLong)
+			s.close(ReasonOriginError, closeOriginFailed, "channel name is too long")
+			return
 		}
 		filters := s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters, Pattern: c.Pattern}).WithMeta(s.meta)
 		if s.asker != nil {

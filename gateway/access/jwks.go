@@ -156,7 +156,7 @@ func (s *keySet) run(ctx context.Context) {
 		case ctx.Err() != nil:
 		case err != nil:
 			if !failing {
-				s.log.Warn("the keys of an issuer cannot be read", "from", s.shown, "err", err)
+				s.log.Warn("the keys of an issuer cannot be read", "from", s.shown, "error", err)
 			}
 			failing, wait = true, retry
 			retry = min(2*retry, jwksRetryMax)

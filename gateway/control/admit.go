@@ -96,7 +96,7 @@ func (c *Control) warnKey(r *http.Request, err error) {
 	if len(path) > pathLogged {
 		path = path[:pathLogged]
 	}
-	c.log.Warn("not admitted to the private API", "remote", r.RemoteAddr, "path", path, "err", err)
+	c.log.Warn("not admitted to the private API", "remote", r.RemoteAddr, "path", path, "error", err)
 }
 
 // pathLogged is how much of a stranger's path is worth logging, in bytes.

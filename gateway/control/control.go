@@ -400,5 +400,5 @@ func (c *Control) warnBus(channel string, err error) {
 	if errors.Is(err, context.Canceled) || now == last || !c.warned.CompareAndSwap(last, now) {
 		return
 	}
-	c.log.Warn("the bus did not accept an item", "channel", channel, "err", err)
+	c.log.Warn("the bus did not accept an item", "channel", channel, "error", err)
 }

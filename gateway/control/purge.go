@@ -91,7 +91,7 @@ func (c *Control) purgeCaches(w http.ResponseWriter, r *http.Request, p Purge, k
 	defer cancel()
 	purged, err := c.purge(ctx, p)
 	if err != nil {
-		c.log.Warn("not purged", "remote", r.RemoteAddr, "guest", p.Guest, "keys", p.Keys, "all", p.All, "err", err)
+		c.log.Warn("not purged", "remote", r.RemoteAddr, "guest", p.Guest, "keys", p.Keys, "all", p.All, "error", err)
 		w.Header().Set("Retry-After", retryAfter)
 		answer(w, http.StatusServiceUnavailable, "Not purged: "+refusalOf(err).why+".")
 		return

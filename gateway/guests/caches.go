@@ -135,7 +135,7 @@ func (s *caches) here(p control.Purge) (objects int) {
 func (s *caches) answerPurge(_ context.Context, question []byte) []byte {
 	var word purgeWord
 	if err := json.Unmarshal(question, &word); err != nil {
-		s.log.Warn("a node's purge is not understood", "err", err)
+		s.log.Warn("a node's purge is not understood", "error", err)
 		return nil
 	}
 	objects := s.here(control.Purge{Guest: word.Guest, Keys: word.Keys, All: word.All, Soft: word.Soft})
@@ -185,7 +185,7 @@ func (g guestPurger) Purge(key string, softly bool) int {
 		err = errors.New("no node answered")
 	}
 	if err != nil {
-		g.caches.log.Warn("purged on this node only", "guest", g.guest, "key", key, "err", err)
+		g.caches.log.Warn("purged on this node only", "guest", g.guest, "key", key, "error", err)
 		return g.caches.here(p)
 	}
 	if len(purged.Missing) > 0 {

@@ -781,10 +781,10 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 	}
 	var err error
 	for _, address := range c.Listen {
-		err = errors.Join(err, open(address, false, false))
+		err = errors.Join(err, c.Unopened("listen", address, open(address, false, false)))
 	}
 	for _, address := range c.ListenTLS {
-		err = errors.Join(err, open(address, true, false))
+		err = errors.Join(err, c.Unopened("listen-tls", address, open(address, true, false)))
 	}
 	mayLack := false
 	if guest != nil {
@@ -800,7 +800,7 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 			log.Warn("no port for publishers: the address is in use, perhaps by another gateway", "address", c.ControlListen)
 			e = nil
 		}
-		err = errors.Join(err, e)
+		err = errors.Join(err, c.Unopened("control-listen", c.ControlListen, e))
 	}
 	if err != nil {
 		l.close()

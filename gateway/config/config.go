@@ -92,6 +92,8 @@ type Config struct {
 	given map[string]given `kong:"-"`
 	// What Parse could not read; Validate reports it first.
 	unread Problems `kong:"-"`
+	// There is a file, and nobody knows what it says.
+	fileUnread bool `kong:"-"`
 	// What reading found doubtful; Warnings reports it first.
 	warned Problems `kong:"-"`
 	// The command the settings are for.

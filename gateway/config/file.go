@@ -33,7 +33,7 @@ type field struct {
 }
 
 // readFile returns what path says, by key of the settings. Keys that do not
-// exist are problems; a file that is not TOML is one.
+// exist are problems; a file that is not TOML is one, and says nothing: nil.
 func readFile(path string) (map[string]given, Problems) {
 	data, err := readBounded(path)
 	if err != nil {
@@ -45,6 +45,9 @@ func readFile(path string) (map[string]given, Problems) {
 // readText is readFile of what was read already.
 func readText(path string, data []byte) (map[string]given, Problems) {
 	fields, problems := parseTOML(path, data)
+	if fields == nil && len(problems) > 0 {
+		return nil, problems
+	}
 	said := make(map[string]given)
 	for _, f := range fields {
 		s := findSetting(f.key)

@@ -329,6 +329,7 @@ func (c *Config) fill(command string, flags map[string]given, environ []string, 
 		if *file != "" {
 			fromFile, problems = readFile(*file)
 			c.unread = append(c.unread, problems...)
+			c.fileUnread = fromFile == nil
 		}
 	}
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/gripway/gripway/grip"
@@ -61,6 +62,24 @@ func (c *Config) Warnings() Problems {
 func (c *Config) problem(key, shown, what string) Problem {
 	s := findSetting(key)
 	return Problem{Where: c.given[key].where(s, 0), Value: shown, What: what}
+}
+
+// Unopened says where an address comes from that could not be listened at, and
+// what would help; nil if err is nil.
+func (c *Config) Unopened(key, address string, err error) error {
+	if err == nil {
+		return nil
+	}
+	what := err.Error()
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		what = "the address is in use, perhaps by another gateway: want another, or end what has it"
+	case errors.Is(err, syscall.EACCES):
+		what = "a port that only a privileged program may open: want one from 1024 on, or the capability CAP_NET_BIND_SERVICE"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		what = "this machine has no such address"
+	}
+	return c.problem(key, address, what)
 }
 
 // said tells whether key was set by anything but its default, to anything.
@@ -142,6 +161,9 @@ func (c *Config) checkRoutes() Problems {
 		return problems
 	}
 	if !c.said("route") && !c.said("routes") {
+		if c.fileUnread {
+			return nil // they may be there
+		}
 		what := "no routes: want --route '* localhost:8000,over_http', --routes FILE, or --config FILE with route or routes in it"
 		return append(problems, Problem{Where: "route", What: what})
 	}

@@ -110,7 +110,7 @@ func (c *Control) readCommand(w http.ResponseWriter, r *http.Request, key *acces
 	decoder := json.NewDecoder(strings.NewReader(string(body)))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&q); err != nil {
-		return refuse(http.StatusBadRequest, "Body is not what was expected: "+strings.TrimPrefix(err.Error(), "json: ")+".")
+		return refuse(http.StatusBadRequest, notCommand(err))
 	}
 	named := 0
 	for _, name := range []string{q.Connection, q.User, q.Channel} {
@@ -180,4 +180,18 @@ func (c *Control) answerAsked(w http.ResponseWriter, err error) (ok bool) {
 		answer(w, http.StatusServiceUnavailable, "Nodes cannot be asked now.")
 	}
 	return false
+}
+
+// notCommand says what is wrong with a command's body, in words of JSON.
+func notCommand(err error) string {
+	var typed *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &typed) && typed.Field == "":
+		return "Body is not an object."
+	case errors.As(err, &typed):
+		return "Body contains '" + typed.Field[strings.LastIndexByte(typed.Field, '.')+1:] + "' with wrong type."
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "Body is not valid JSON."
+	}
+	return "Body is not what was expected: " + strings.TrimPrefix(err.Error(), "json: ") + "."
 }

@@ -37,7 +37,8 @@ import (
 const bodyKeptMax = 1 << 20
 
 // selfHopsMax is how often a request may come back from a guest to its own
-// gateway, by itself or as what the guest makes of it. Each hop is a sandbox that waits for the next.
+// gateway, by itself or as what the guest makes of it. Each hop is a sandbox that
+// waits for the next.
 const selfHopsMax = 8
 
 // Program decides about requests, like a *guest.Program.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/gripway/gripway/gateway/config"
+	"github.com/gripway/gripway/gateway/metrics"
 )
 
 const (
@@ -26,8 +27,8 @@ const (
 type logBudget struct {
 	guest   string
 	log     *slog.Logger
-	dropped interface{ Inc() } // counts lines
-	limit   *rate.Limiter      // of bytes
+	dropped metrics.Counter // of lines
+	limit   *rate.Limiter   // of bytes
 
 	untold atomic.Int64 // lines dropped since the log was told
 	told   atomic.Int64 // when it was, in Unix nanoseconds

@@ -13,7 +13,8 @@ type module struct {
 // abi is everything a Compute guest may import besides WASI: the interface that
 // Fastly publishes as witx with Viceroy (compute-at-edge-abi), lowered, and four
 // functions that newer SDKs import (Rust from 0.13): cache_override_v3_set and
-// has_domain_inspector, has_image_optimizer, has_origin_inspector. A string or a list is an address and a length; each result is the address it is written to.
+// has_domain_inspector, has_image_optimizer, has_origin_inspector. A string or a list
+// is an address and a length; each result is the address it is written to.
 var abi = []module{
 	{"fastly_abi", []signature{
 		{"init", "l"},

@@ -18,8 +18,8 @@ func (c *call) handOffRequest(webSocket bool) status {
 
 // handOff leaves the client to the gateway. Parameters i and i+1 name the backend. What
 // goes on is the client's request, or r: then method, path and header are its; the
-// gateway puts back what belongs to the client's connection. The body is the client's in any case; the gateway has kept
-// what the guest has read of it.
+// gateway puts back what belongs to the client's connection. The body is the client's
+// in any case; the gateway has kept what the guest has read of it.
 func (c *call) handOff(webSocket bool, r *request, i int) status {
 	name, st := c.text(i)
 	switch {

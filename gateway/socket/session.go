@@ -97,6 +97,8 @@ type session struct {
 	detached     bool
 	clientClosed bool // the client's Close has come
 	closeSent    bool // ours has gone
+	sealing      bool // or is going this moment
+	endSealed    bool // and the connection is to end after it
 	closeTold    bool // the origin was or will be told that it is over
 	originDone   bool // the origin is not asked any more
 	gone         bool // the connection has ended
@@ -597,6 +599,11 @@ func (s *session) closeWith(reason Reason, b []byte) {
 // closeTimeout to answer.
 func (s *session) sealAndWait(reason Reason, b []byte) {
 	s.mu.Lock()
+	s.sealLocked(reason, b)
+}
+
+// sealLocked is sealAndWait for who holds the lock, which it releases.
+func (s *session) sealLocked(reason Reason, b []byte) {
 	if s.closeSent || s.gone {
 		s.mu.Unlock()
 		return
@@ -604,14 +611,34 @@ func (s *session) sealAndWait(reason Reason, b []byte) {
 	s.closeSent = true
 	s.setReasonLocked(reason)
 	s.closingLocked()
-	broken := reason == ReasonProtocol || reason == ReasonTooBig
-	s.mu.Unlock()
-	if broken {
+	if reason == ReasonProtocol || reason == ReasonTooBig {
 		// What else such a client sends cannot be read.
+		s.mu.Unlock()
 		s.conn.Close(b)
 		return
 	}
+	s.sealing = true
+	s.mu.Unlock()
 	s.conn.Seal(b)
+	s.mu.Lock()
+	s.sealing = false
+	end := s.endSealed
+	s.mu.Unlock()
+	if end {
+		s.conn.Close(nil)
+	}
+}
+
+// endSealedLocked ends a connection that has been sent its Close frame, or is
+// just being sent it. It unlocks.
+func (s *session) endSealedLocked() {
+	if s.sealing {
+		s.endSealed = true
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.conn.Close(nil)
 }
 
 // closingLocked sets the limit for the closing handshake.
@@ -627,13 +654,12 @@ func (s *session) closingLocked() {
 func (s *session) closeAndEnd(reason Reason, code int, text string) {
 	s.mu.Lock()
 	s.setReasonLocked(reason)
-	sent := s.closeSent
-	s.closeSent = true
-	s.mu.Unlock()
-	if sent {
-		s.conn.Close(nil)
+	if s.closeSent {
+		s.endSealedLocked()
 		return
 	}
+	s.closeSent = true
+	s.mu.Unlock()
 	s.conn.Close(closeFrame(code, text))
 }
 
@@ -672,11 +698,13 @@ func (s *session) finishClose(b []byte) {
 		return
 	}
 	if s.closeSent {
-		b = nil
-	} else if b == nil {
-		b = closeFrame(s.echo, "")
+		s.endSealedLocked()
+		return
 	}
 	s.closeSent = true
+	if b == nil {
+		b = closeFrame(s.echo, "")
+	}
 	s.mu.Unlock()
 	s.conn.Close(b)
 }
@@ -857,18 +885,18 @@ func (s *session) deliverAction(m *grip.MessageItem) int {
 }
 
 // endFromOutside closes the client because somebody who is neither client nor
-// origin wants it closed. The origin is told at once.
+// origin wants it closed. The origin is told at once, and what it answers does
+// not change what the client is told.
 func (s *session) endFromOutside(reason Reason, code int, text string) {
 	if code == 0 {
 		code = closeNormal
 	}
 	s.mu.Lock()
-	if !s.closeTold && !s.originDone {
+	if !s.closeSent && !s.closeTold && !s.originDone {
 		s.closeTold = true
 		s.offerLocked(wsoverhttp.Event{Type: wsoverhttp.Close})
 	}
-	s.mu.Unlock()
-	s.close(reason, code, text)
+	s.sealLocked(reason, closeFrame(code, text))
 }
 
 // End implements hub.Client.

@@ -424,6 +424,40 @@ func TestAClientIsFoundAndClosedFromOutside(t *testing.T) {
 	}
 }
 
+// TestTheOriginDoesNotChangeTheCode: the origin, which is told at once of a
+// client that is closed from outside, answers with a code of its own, perhaps
+// before the client's has been sent; and the client closes meanwhile.
+func TestTheOriginDoesNotChangeTheCode(t *testing.T) {
+	h := newHouse(t, socket.Options{}, echo)
+	const clients = 50
+	var wg sync.WaitGroup
+	for i := range clients {
+		ws := h.dial(t, nil)
+		ws.WriteMessage(websocket.TextMessage, []byte("hello"))
+		read(t, ws, "hello") // it is subscribed
+		if i%2 == 1 {
+			wg.Go(func() {
+				ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4001, ""), time.Now().Add(patience))
+			})
+		}
+		for _, client := range h.hub.Clients("room") {
+			client.End(4010, "moved")
+		}
+		ws.SetReadDeadline(time.Now().Add(patience))
+		_, _, err := ws.ReadMessage()
+		if !websocket.IsCloseError(err, 4010) && (i%2 == 0 || !websocket.IsCloseError(err, 4001)) {
+			t.Fatalf("client %d: got %v, want close 4010", i, err)
+		}
+		ws.Close()
+		for deadline := time.Now().Add(patience); len(h.hub.Clients("room")) > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("client %d is still there", i)
+			}
+		}
+	}
+	wg.Wait()
+}
+
 func TestDrainSays1001AndTellsTheOrigin(t *testing.T) {
 	h := newHouse(t, socket.Options{}, echo)
 	ws := h.dial(t, nil)

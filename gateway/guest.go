@@ -54,7 +54,7 @@ type Guest struct {
 
 	// Handoff finds the route to the backend that requests are handed off to. Nil:
 	// there is no backend of that name.
-	Handoff func(backend string) *Route
+	Handoff func(h *guest.Handoff) *Route
 
 	// Backends are those that WebSockets are passed through to.
 	Backends guest.Backends
@@ -183,11 +183,11 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 		g.guests.decisions[guestLoop].Inc()
 		g.guestFailed(w, r, route, errLoop)
 	case outcome.Handoff.WebSocket:
-		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, true)
+		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff, true)
 	case route.Guest.Proxy != nil:
-		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, false)
+		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff, false)
 	default:
-		g.handOff(w, body.request(r, outcome.Handoff), route, outcome.Handoff.Backend, client)
+		g.handOff(w, body.request(r, outcome.Handoff), route, outcome.Handoff, client)
 	}
 }
 
@@ -233,13 +233,13 @@ func (g *Gateway) settleBody(w http.ResponseWriter, r *http.Request, body *guest
 }
 
 // handOff goes on with a request at the line where one without guest would be.
-func (g *Gateway) handOff(w http.ResponseWriter, r *http.Request, route *Route, backend string, client *outside) {
-	to := route.Guest.Handoff(backend)
+func (g *Gateway) handOff(w http.ResponseWriter, r *http.Request, route *Route, h *guest.Handoff, client *outside) {
+	to := route.Guest.Handoff(h)
 	if to == nil {
-		g.log.Warn("guest hands off to a backend that does not exist", "guest", route.Guest.Name, "backend", backend, "path", encodedPath(r))
+		g.log.Warn("guest hands off to a backend that does not exist", "guest", route.Guest.Name, "backend", h.Backend, "path", encodedPath(r))
 		text := "Route not found"
 		if route.Debug {
-			text = fmt.Sprintf("Backend %q not found", backend)
+			text = fmt.Sprintf("Backend %q not found", h.Backend)
 		}
 		g.refuse(w, r, refusedRoute, http.StatusBadGateway, text)
 		return
@@ -428,7 +428,7 @@ func (g *Gateway) guestAnswer(r *http.Request, route *Route, sign func(http.Head
 		}
 		return outcome.Response, route, !route.NoGrip, nil
 	}
-	to := route.Guest.Handoff(outcome.Handoff.Backend)
+	to := route.Guest.Handoff(outcome.Handoff)
 	if to == nil || outcome.Handoff.WebSocket {
 		return nil, nil, false, fmt.Errorf("handed off to %q, which is no GRIP backend", outcome.Handoff.Backend)
 	}

@@ -109,7 +109,7 @@ func newHouse(t *testing.T, p program, debug bool, origins backends) *house {
 	routes := make(map[string]*gateway.Route)
 	h.guest = &gateway.Guest{
 		Name: "test", Backends: origins, Verifier: grip.NewVerifier("gripway", testKey).Verify,
-		Handoff: func(name string) *gateway.Route { return routes[name] },
+		Handoff: func(h *guest.Handoff) *gateway.Route { return routes[h.Backend] },
 	}
 	for name, server := range origins {
 		pool, err := origin.NewPool(origin.Options{Targets: []origin.Target{{Addr: server.Listener.Addr().String()}}})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gripway/gripway/gateway/metrics"
 	"github.com/gripway/gripway/gateway/origin"
+	"github.com/gripway/gripway/guest"
 )
 
 // This file passes WebSockets through to backends that speak it, when a guest says
@@ -28,10 +29,19 @@ const tunnelWriteMax = 30 * time.Second
 // passThrough takes a request to a backend and, if that agrees to a WebSocket, the
 // client's bytes. With raw the backend is one that speaks WebSocket, otherwise the
 // guest's Proxy.
-func (g *Gateway) passThrough(w http.ResponseWriter, r *http.Request, route *Route, name string, raw bool) {
+func (g *Gateway) passThrough(w http.ResponseWriter, r *http.Request, route *Route, h *guest.Handoff, raw bool) {
+	name := h.Backend
 	var backend http.RoundTripper
 	if !raw {
 		backend = route.Guest.Proxy(name)
+	} else if h.Described != nil {
+		b, err := route.Guest.Backends.Open(*h.Described)
+		if err != nil {
+			g.originFailed(w, r, route, err)
+			return
+		}
+		defer b.Close()
+		backend = b
 	} else if b := route.Guest.Backends.Lookup(name); b != nil {
 		backend = b
 	} else {

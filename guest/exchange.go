@@ -90,6 +90,10 @@ type Handoff struct {
 	// Backend is the name of the backend.
 	Backend string
 
+	// Described is what the guest said of the backend; nil if it is one of the
+	// service's.
+	Described *BackendOptions
+
 	// Request is the client's as the guest left it: method, URL and header are the
 	// guest's, the body is the client's own. What of the header belongs to the client's
 	// connection is the gateway's to put back.

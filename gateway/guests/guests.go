@@ -116,6 +116,9 @@ type code struct {
 	stores   *store.Stores
 	routes   map[string]*gateway.Route // of backends that are handed off to
 	pools    []*origin.Pool
+
+	mu        sync.Mutex
+	described map[string]*gateway.Route // of those that the guest described, by all that it said; at most describedMax
 }
 
 // Load compiles all guests. Errors are all that is wrong with any.
@@ -136,7 +139,7 @@ func (all *Guests) Load(ctx context.Context) error {
 		if all.opts.Developer == nil { // who wants to see all of it
 			live.logs = all.newLogBudget(&c)
 		}
-		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.route, Backends: live}
+		live.guest = &gateway.Guest{Name: c.Name, Handoff: live.handoff, Backends: live}
 		if live.guest.Verifier, err = all.verifier(); err != nil {
 			return err
 		}
@@ -356,6 +359,8 @@ func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends
 	switch {
 	case l.isSelf(&o):
 		route.Pool = all.opts.Gateway.Origin(l.guest)
+	case o.Dynamic:
+		route.Pool = describedBackend{l, o}
 	case o.TLS || o.GRPC || o.ConnectTimeout != 0 || o.KeepAlive != 0 || o.ConnectionsMax != 0 || o.ConnectionUsesMax != 0 ||
 		o.ConnectionAgeMax != 0 || o.PreferIPv4 || o.Check != nil:
 		route.Pool = backends.Lookup(o.Name)
@@ -380,6 +385,61 @@ func (l *liveGuest) route(name string) *gateway.Route {
 		return now.routes[name]
 	}
 	return nil
+}
+
+// describedMax bounds the routes to backends that a guest describes which are kept for
+// the next who is handed off to one, so that clients share them.
+const describedMax = 256
+
+// handoff finds where a request goes that the guest hands off.
+func (l *liveGuest) handoff(h *guest.Handoff) *gateway.Route {
+	now := l.now.Load()
+	switch {
+	case now == nil:
+		return nil
+	case h.Described == nil:
+		return now.routes[h.Backend]
+	}
+	o := *h.Described
+	key := fmt.Sprintf("%#v", o)
+	if check := o.Check; check != nil {
+		o.Check = nil
+		key = fmt.Sprintf("%#v %#v", o, *check)
+		o.Check = check
+	}
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	if route := now.described[key]; route != nil {
+		return route
+	}
+	made, _, err := l.newRoute(o, now.backends)
+	if err != nil {
+		l.of.log.Warn("guest hands off to a backend that cannot be", "guest", l.config.Name, "backend", o.Name, "error", err)
+		return nil
+	}
+	route := l.of.opts.Gateway.Backend(made, nil)
+	if now.described == nil || len(now.described) >= describedMax {
+		now.described = make(map[string]*gateway.Route) // who is held keeps what it has
+	}
+	now.described[key] = route
+	return route
+}
+
+// describedBackend reaches a backend that a guest described, as long as there are
+// clients who were handed off to it.
+type describedBackend struct {
+	backends guest.Backends
+	options  guest.BackendOptions
+}
+
+// RoundTrip implements http.RoundTripper.
+func (d describedBackend) RoundTrip(r *http.Request) (*http.Response, error) {
+	backend, err := d.backends.Open(d.options)
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Close() // the request goes on, and the connection lingers for the next
+	return backend.RoundTrip(r)
 }
 
 // Lookup and Open make the guest's backends of the moment guest.Backends.

@@ -42,7 +42,12 @@ func (c *call) handOff(webSocket bool, r *request, i int) status {
 		to.Scheme, to.Host = original.URL.Scheme, original.URL.Host
 		out.URL = to
 	}
-	if d.decide(guest.Outcome{Handoff: &guest.Handoff{WebSocket: webSocket, Backend: name, Request: out}}) != nil {
+	handoff := &guest.Handoff{WebSocket: webSocket, Backend: name, Request: out}
+	if backend := c.dynamic[name]; backend != nil { // it ends with the sandbox, the client does not
+		o := backend.Options()
+		handoff.Described = &o
+	}
+	if d.decide(guest.Outcome{Handoff: handoff}) != nil {
 		return statusError
 	}
 	// The client's body is the gateway's from here on.

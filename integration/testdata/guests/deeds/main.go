@@ -85,6 +85,15 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 			return
 		}
 		fmt.Println("second:", r.HandoffFanout(backend))
+	case "described": // described/ADDRESS/path: a backend of the guest's own
+		address, _, _ := strings.Cut(rest, "/")
+		if err := r.HandoffFanout(describe(address)); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+		}
+	case "websocket-described":
+		if err := r.HandoffWebsocket(describe(rest)); err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+		}
 	case "websocket":
 		if err := r.HandoffWebsocket(rest); err != nil {
 			fsthttp.Error(w, err.Error(), 500)
@@ -141,6 +150,15 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 }
 
 var spun uint
+
+// describe makes a backend of an address, and returns its name.
+func describe(address string) string {
+	options := fsthttp.NewBackendOptions().FirstByteTimeout(5 * time.Second).HostOverride("described.test")
+	if _, err := fsthttp.RegisterDynamicBackend("mine", address, options); err != nil {
+		panic(err)
+	}
+	return "mine"
+}
 
 // around asks a backend for the same again, in a request of its own.
 func around(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request, backend string) {

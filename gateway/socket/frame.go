@@ -236,6 +236,14 @@ func parseHeader(p []byte, payloadMax int) (h header, ok bool) {
 
 func (h header) control() bool { return h.opcode >= 8 }
 
+// begins says whether it is a message's first frame.
+func (h header) begins() bool {
+	return h.opcode == websocket.TextMessage || h.opcode == websocket.BinaryMessage
+}
+
+// rsv1 is the bit that says that a message is compressed.
+const rsv1 = 0x40
+
 var (
 	errTooBig = errors.New("message too big")
 	errUTF8   = errors.New("text is not UTF-8")

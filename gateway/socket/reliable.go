@@ -97,6 +97,7 @@ func (s *session) track(channel, prevID string) {
 
 // settle is called when all of an origin's answer has been acted on.
 func (s *session) settle() {
+	s.tellRefused()
 	r := s.reliable.Load()
 	if r == nil {
 		return

@@ -111,7 +111,15 @@ type session struct {
 	delayed      *delayed
 
 	// Owned by whoever acts on the origin's events: one at a time.
-	meta map[string]string // for filters
+	meta    map[string]string // for filters
+	refused *refused          // of the answer that is being acted on; nil: nothing
+}
+
+// refused is what was refused of one answer: a line of the log, however much it is.
+type refused struct {
+	controls, subscriptions int
+	err                     error  // the first of controls
+	channel                 string // the first of subscriptions
 }
 
 // keepAlive is a message that is sent to a quiet client.
@@ -152,6 +160,12 @@ func (s *session) Data(_ *wire.Conn, p []byte) {
 		}
 		raw := rest[:min(h.size, len(rest))]
 		rest = rest[len(raw):]
+		if s.deflated && raw[0]&rsv1 != 0 && !h.begins() {
+			// gorilla takes it for compressed, whatever it is (RFC 7692, section 6).
+			s.close(ReasonProtocol, closeProtocol, "RSV1 on a frame that begins no message")
+			s.forget()
+			return
+		}
 		switch {
 		case h.refuse || h.control():
 			if !s.readControl(raw) {
@@ -475,10 +489,34 @@ func (s *session) answered(answer *wsoverhttp.Answer) {
 	s.mu.Unlock()
 	for _, event := range answer.Events {
 		if !s.fromOrigin(event) {
+			s.tellRefused()
 			return
 		}
 	}
 	s.settle()
+}
+
+func (s *session) refusals() *refused {
+	if s.refused == nil {
+		s.refused = new(refused)
+	}
+	return s.refused
+}
+
+// tellRefused logs what was refused of an answer.
+func (s *session) tellRefused() {
+	r := s.refused
+	if r == nil {
+		return
+	}
+	s.refused = nil
+	if r.controls > 0 {
+		s.keeper.log.Warn("control messages refused", "conn", s.id, "route", s.route, "count", r.controls, "error", r.err)
+	}
+	if r.subscriptions > 0 {
+		s.keeper.log.Warn("subscriptions beyond the limit ignored", "conn", s.id, "route", s.route, "count", r.subscriptions,
+			"channel", r.channel, "limit", s.keeper.opts.Subscriptions)
+	}
 }
 
 // fromOrigin acts on an event of the origin; false means that it is the last.
@@ -974,7 +1012,10 @@ func (s *session) subscribe(name string, pattern bool) bool {
 	}
 	if !known && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
 		s.keeper.subsDropped.Inc()
-		s.keeper.log.Warn("subscription beyond the limit ignored", "conn", s.id, "route", s.route, "channel", name, "limit", s.keeper.opts.Subscriptions)
+		r := s.refusals()
+		if r.subscriptions++; r.channel == "" {
+			r.channel = name
+		}
 		return false
 	}
 	if pattern {
@@ -1004,7 +1045,10 @@ func (s *session) control(text []byte) {
 	c, err := grip.ParseControl(text)
 	if err != nil {
 		s.keeper.badControl.Inc()
-		s.keeper.log.Warn("control message refused", "conn", s.id, "route", s.route, "error", err)
+		r := s.refusals()
+		if r.controls++; r.err == nil {
+			r.err = err
+		}
 		return
 	}
 	switch c.Type {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -243,6 +244,81 @@ func TestDeflateBombIsRefused(t *testing.T) {
 	ws := h.dial(t, &websocket.Dialer{EnableCompression: true})
 	ws.WriteMessage(websocket.TextMessage, make([]byte, 20<<20))
 	readClose(t, ws, 1009)
+}
+
+// TestReservedBitWhereNoMessageBegins: with compression negotiated the bit has a
+// meaning, but on a message's first frame only (RFC 7692, section 6).
+func TestReservedBitWhereNoMessageBegins(t *testing.T) {
+	masked := func(first byte, payload string) []byte {
+		return append([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+	}
+	for _, test := range []struct {
+		name   string
+		frames []byte
+	}{
+		{"continuation", append(masked(0x01, "a"), masked(0xc0, "b")...)},
+		{"continuation that says nothing", append(masked(0x01, "a"), masked(0x40, "")...)},
+		{"ping", masked(0xc9, "")},
+		{"close", masked(0xc8, "\x03\xe8")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := newHouse(t, socket.Options{Compression: true}, echo)
+			ws := h.dial(t, &websocket.Dialer{EnableCompression: true})
+			if _, err := ws.NetConn().Write(test.frames); err != nil {
+				t.Fatal(err)
+			}
+			readClose(t, ws, 1002)
+		})
+	}
+}
+
+// TestRefusedControlMessagesAreOneLine: an answer may have thousands of them.
+func TestRefusedControlMessagesAreOneLine(t *testing.T) {
+	var log lockedBuffer
+	h := newHouse(t, socket.Options{Subscriptions: 3, Log: slog.New(slog.NewTextHandler(&log, nil))}, func(header http.Header, events []wsoverhttp.Event) string {
+		if events[0].Type != wsoverhttp.Text {
+			return echo(header, events)
+		}
+		var b strings.Builder
+		for i := range 100 {
+			b.WriteString(text(`c:{"type":"nonsense"}`) + text(fmt.Sprintf(`c:{"type":"subscribe","channel":"c%d"}`, i)))
+		}
+		return b.String() + echo(header, events)
+	})
+	ws := h.dial(t, nil)
+	ws.WriteMessage(websocket.TextMessage, []byte("hello"))
+	read(t, ws, "hello")
+	ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(patience))
+	readClose(t, ws, 1000) // the answer before has been acted on
+	for _, want := range []string{
+		` route="" count=100 error=`,
+		` route="" count=98 channel=c2 limit=3`,
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("log: got %s, want %s", log.String(), want)
+		}
+	}
+	if got := strings.Count(log.String(), "level=WARN"); got != 2 {
+		t.Errorf("warnings: got %d, want 2", got)
+	}
+}
+
+// lockedBuffer is a buffer that is written while it is read.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 func TestEventsThatComeMeanwhileLeaveTogether(t *testing.T) {

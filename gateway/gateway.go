@@ -307,8 +307,9 @@ func headBytes(r *http.Request) int {
 }
 
 // isWebSocket says whether the request asks for a WebSocket (RFC 6455, section 4.1).
+// HTTP/1.0 cannot (RFC 9110, section 7.8).
 func isWebSocket(r *http.Request) bool {
-	return r.ProtoMajor == 1 && hasToken(r.Header["Upgrade"], "websocket") && hasToken(r.Header["Connection"], "upgrade")
+	return r.ProtoMajor == 1 && r.ProtoMinor > 0 && hasToken(r.Header["Upgrade"], "websocket") && hasToken(r.Header["Connection"], "upgrade")
 }
 
 // hasToken says whether a list of tokens has one, in any case of letters.

@@ -326,6 +326,12 @@ func CheckHandshake(w http.ResponseWriter, r *http.Request) bool {
 		http.Error(w, "WebSocket handshake must be a GET", http.StatusMethodNotAllowed)
 		return false
 	}
+	if r.ContentLength != 0 {
+		// It would be taken for frames.
+		w.Header().Set("Connection", "close")
+		http.Error(w, "WebSocket handshake must have no body", http.StatusBadRequest)
+		return false
+	}
 	if v := r.Header.Values("Sec-Websocket-Version"); len(v) != 1 || v[0] != "13" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		http.Error(w, "Sec-WebSocket-Version must be 13", http.StatusUpgradeRequired)

@@ -849,13 +849,16 @@ func addr(l net.Listener) string {
 // servers are the HTTP servers at the listeners.
 type servers struct {
 	all     []*http.Server
-	control *http.Server  // one of all; nil without
-	clients wire.Unserved // of the clients' servers
-	failed  chan error    // takes the first that fails
+	control *http.Server            // one of all; nil without
+	clients wire.Unserved           // of the clients' servers
+	stop    context.CancelCauseFunc // ends requests of clients
+	failed  chan error              // takes the first that fails
 }
 
 func startServers(c *config.Config, l *listeners, g, programs, api http.Handler, registry *metrics.Registry, log *slog.Logger) *servers {
 	s := &servers{failed: make(chan error, 1)}
+	requests, stop := context.WithCancelCause(context.Background())
+	s.stop = stop
 	malformed := registry.Counter("requests_malformed_total", "Connections of clients that ended with a request that was malformed, too long or not finished.")
 	s.clients.Refused = func(r wire.Refusal) {
 		malformed.Inc()
@@ -890,7 +893,7 @@ func startServers(c *config.Config, l *listeners, g, programs, api http.Handler,
 			HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: streamsMax, MaxDecoderHeaderTableSize: wire.HeaderTableBytes},
 			ConnState:   s.clients.State,
 			ConnContext: s.clients.Context,
-			BaseContext: func(net.Listener) context.Context { return client.Context(context.Background()) },
+			BaseContext: func(net.Listener) context.Context { return client.Context(requests) },
 		}
 		serveTLS := func() error { return server.ServeTLS(client, "", "") }
 		if len(c.Guest) > 0 {
@@ -915,6 +918,9 @@ func startServers(c *config.Config, l *listeners, g, programs, api http.Handler,
 	return s
 }
 
+// endWait is how long, after the drain, clients may take for the word that it is over.
+const endWait = time.Second
+
 // drain ends what runs: clients stop coming, those that are held are told,
 // requests in progress end, and publishers may go on until then.
 func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Control, watched *watching, log *slog.Logger) error {
@@ -924,7 +930,14 @@ func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Contro
 	var wg sync.WaitGroup
 	shutdown := func(server *http.Server) {
 		wg.Go(func() {
-			if server.Shutdown(ctx) != nil {
+			if server.Shutdown(ctx) == nil {
+				return
+			}
+			// Who still waits for an origin is told.
+			s.stop(gateway.ErrEnding)
+			last, cancel := context.WithTimeout(context.Background(), endWait)
+			defer cancel()
+			if server.Shutdown(last) != nil {
 				server.Close()
 			}
 		})

@@ -149,6 +149,7 @@ const (
 	refusedTooLarge  = "tooLarge"
 	refusedFull      = "full"
 	refusedHandshake = "badHandshake"
+	refusedEnding    = "ending"
 	refusedEvents    = "websocketEvents"
 	refusedRequest   = "badRequest"
 	refusedGuest     = "guestFailed"
@@ -168,7 +169,7 @@ func New(opts Options) (*Gateway, error) {
 		opts: opts, log: opts.Log, group: group, asks: newAsks(m),
 		requests: m.Counters("requests_total", "Requests of clients, by kind.", "kind", kindHTTP, kindWebSocket),
 		refusals: m.Counters("requests_refused_total", "Requests that the gateway answered itself, by reason.", "reason",
-			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEvents, refusedRequest, refusedGuest),
+			refusedRoute, refusedOrigin, refusedInstruct, refusedTooLarge, refusedFull, refusedHandshake, refusedEnding, refusedEvents, refusedRequest, refusedGuest),
 	}
 	g.guests = g.newGuestStats()
 	g.tunnels = newTunnels(m.Gauge("tunnels", "WebSockets that guests handed off to backends that speak it: bytes are passed through."))

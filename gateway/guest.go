@@ -389,8 +389,8 @@ func (g *Gateway) ask(r *http.Request, u *Guest, x *guest.Exchange) (guest.Outco
 
 // guestFailed answers a client whose guest did not decide.
 func (g *Gateway) guestFailed(w http.ResponseWriter, r *http.Request, route *Route, err error) {
-	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the client has gone; there is nobody to answer
+	if g.over(w, r) {
+		return
 	}
 	var fault *guest.Fault
 	status, text := http.StatusInternalServerError, "The service failed."

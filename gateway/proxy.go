@@ -323,10 +323,29 @@ func closeRest(answer *hold.Answer) {
 	}
 }
 
+// ErrEnding is the cause with which whoever ends a gateway cancels the requests that
+// their origins have not answered by the end of the drain: their clients are told so.
+var ErrEnding = errors.New("the gateway ends")
+
+// over ends a request whose context has ended, and says whether it has: with words if
+// the gateway ends, without if the client has gone.
+func (g *Gateway) over(w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case r.Context().Err() == nil:
+		return false
+	case context.Cause(r.Context()) != ErrEnding:
+		panic(http.ErrAbortHandler) // there is nobody to answer
+	}
+	g.log.Warn("request unanswered at the end of the drain", "path", encodedPath(r))
+	w.Header().Set("Connection", "close")
+	g.refuse(w, r, refusedEnding, http.StatusServiceUnavailable, "The gateway is about to end.")
+	return true
+}
+
 // originFailed answers a client whose origin could not be asked.
 func (g *Gateway) originFailed(w http.ResponseWriter, r *http.Request, route *Route, err error) {
-	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the client has gone; there is nobody to answer
+	if g.over(w, r) {
+		return
 	}
 	if errors.Is(err, origin.ErrBody) {
 		g.log.Info("request body cannot be read", "route", route.name(), "path", encodedPath(r), "client", r.RemoteAddr, "error", err)

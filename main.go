@@ -145,7 +145,7 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	registry := metrics.New()
 	bus, err := natsbus.Open(busOptions(c, log))
 	if err != nil {
-		return err
+		return c.NoBus(err)
 	}
 	defer bus.Close()
 	watchBus(registry, bus)

@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -80,6 +82,34 @@ func (c *Config) Unopened(key, address string, err error) error {
 		what = "this machine has no such address"
 	}
 	return c.problem(key, address, what)
+}
+
+// NoBus says which setting err, the reason why there is no bus, comes from; nil if err
+// is nil.
+func (c *Config) NoBus(err error) error {
+	if err == nil {
+		return nil
+	}
+	what := strings.TrimPrefix(err.Error(), "natsbus: ")
+	if c.NATS.Reveal() != "" {
+		return c.problem("nats", "", what)
+	}
+	var file *fs.PathError
+	if errors.As(err, &file) && c.NATSStoreDir != "" {
+		return c.problem("nats-store-dir", c.NATSStoreDir, what)
+	}
+	// The server says which port it cannot have, in words of its own: ask again.
+	for key, address := range map[string]string{"nats-listen": c.NATSListen, "nats-cluster-listen": c.NATSClusterListen} {
+		if address == "" {
+			continue
+		}
+		l, opened := net.Listen("tcp", address)
+		if opened != nil {
+			return c.Unopened(key, address, opened)
+		}
+		l.Close()
+	}
+	return err
 }
 
 // said tells whether key was set by anything but its default, to anything.

@@ -10,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/compute"
 	"github.com/gripway/gripway/guest/store"
 )
 
@@ -35,6 +37,9 @@ type Guest struct {
 	Memory    int           // bytes of linear memory; 0 = 128 MiB
 	CPU, Wall time.Duration // for a request; 0 = the runtime's
 	LogRate   int           // bytes a second that it may log; 0 = as many as it likes
+
+	// Limits are those of Fastly that it is held to.
+	Limits compute.Limits
 
 	Env [][2]string // name and value, added to what guests see
 
@@ -80,7 +85,8 @@ var publishHosts = []string{"api.fastly.com"}
 var guestOptions = map[string]bool{
 	"name": false, "file": false, "manifest": false, "memory": false, "cpu": false, "wall": false, "env": false,
 	"self": false, "publish": false, "private": false, "trap-unknown": false, "snapshot": false, "cache": false,
-	"log-rate": false,
+	"log-rate": false, "limits": false,
+	compute.LimitBackendRequests: false, compute.LimitConfigLookups: false, compute.LimitHeaderBytes: false, compute.LimitURLBytes: false,
 }
 
 // guestLogRate is LogRate unless the guest says another. One that logs a request or two
@@ -143,6 +149,9 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 	if !said["publish"] {
 		g.Publish = publishHosts
 	}
+	if said["limits"] {
+		g.holdToFastly(said)
+	}
 	for _, b := range backends {
 		wrong = append(wrong, g.readBackend(b, path, dir)...)
 	}
@@ -158,6 +167,37 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 		wrong = append(wrong, fmt.Errorf("guest %q: want file, a module of WebAssembly", g.Name))
 	}
 	return g, wrong
+}
+
+// limitsFastly is the value of limits that stands for all that Fastly publishes
+// (https://docs.fastly.com/products/compute-resource-limits).
+const limitsFastly = "fastly"
+
+// holdToFastly sets Fastly's limits where the guest says nothing else.
+func (g *Guest) holdToFastly(said map[string]bool) {
+	fastly := compute.FastlyLimits
+	for _, limit := range []struct {
+		key      string
+		to, from *int
+	}{
+		{compute.LimitBackendRequests, &g.Limits.BackendRequests, &fastly.BackendRequests},
+		{compute.LimitConfigLookups, &g.Limits.ConfigLookups, &fastly.ConfigLookups},
+		{compute.LimitHeaderBytes, &g.Limits.HeaderBytes, &fastly.HeaderBytes},
+		{compute.LimitURLBytes, &g.Limits.URLBytes, &fastly.URLBytes},
+	} {
+		if !said[limit.key] {
+			*limit.to = *limit.from
+		}
+	}
+	if !said["cpu"] {
+		g.CPU = 50 * time.Millisecond
+	}
+	if !said["wall"] {
+		g.Wall = 2 * time.Minute
+	}
+	if !said["memory"] {
+		g.Memory = 128 << 20
+	}
 }
 
 func (g *Guest) readOption(o option, dir string) error {
@@ -218,6 +258,30 @@ func (g *Guest) readOption(o option, dir string) error {
 			return fmt.Errorf("log-rate %q: %w", o.value, err)
 		}
 		g.LogRate = n
+	case "limits":
+		if o.value != limitsFastly {
+			return fmt.Errorf("limits %q: want %s", o.value, limitsFastly)
+		}
+	case compute.LimitBackendRequests, compute.LimitConfigLookups:
+		n, err := strconv.Atoi(o.value)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%s %q: want a number, or 0 for no limit", o.name, o.value)
+		}
+		if o.name == compute.LimitBackendRequests {
+			g.Limits.BackendRequests = n
+		} else {
+			g.Limits.ConfigLookups = n
+		}
+	case compute.LimitHeaderBytes, compute.LimitURLBytes:
+		n, err := decodeBytes(o.value)
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", o.name, o.value, err)
+		}
+		if o.name == compute.LimitHeaderBytes {
+			g.Limits.HeaderBytes = n
+		} else {
+			g.Limits.URLBytes = n
+		}
 	case "cpu", "wall":
 		d, err := decodeDuration(o.value)
 		if err == nil && d <= 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gripway/gripway/gateway/config"
 	"github.com/gripway/gripway/guest"
+	"github.com/gripway/gripway/guest/compute"
 )
 
 // writeIn writes a file in a folder of the test's own.
@@ -40,6 +41,9 @@ file = "app.wasm"
 manifest = "fastly.toml"
 memory = "64MiB"
 log-rate = "32KiB"
+limits = "fastly"
+backend-requests = 0
+url-bytes = "4KiB"
 cpu = "2s"
 wall = "1m"
 env = ["A=b=c", "SECRET=hush"]
@@ -71,6 +75,9 @@ guest = "app"
 	g := c.Guest[0]
 	if g.Name != "app" || g.File != filepath.Join(dir, "app.wasm") || g.Memory != 64<<20 || g.CPU != 2*time.Second || g.Wall != time.Minute || !g.Snapshot || g.Private {
 		t.Errorf("got %#v", g)
+	}
+	if want := (compute.Limits{ConfigLookups: 32, HeaderBytes: 69 << 10, URLBytes: 4 << 10}); g.Limits != want {
+		t.Errorf("limits: got %+v, want %+v", g.Limits, want)
 	}
 	if g.LogRate != 32<<10 {
 		t.Errorf("got a log rate of %d, want 32 KiB", g.LogRate)
@@ -152,6 +159,8 @@ func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 		{"text", "[[guest]]\nname = 'a'\nfile = 'text.wat'", "it is WebAssembly as text"},
 		{"no module", "[[guest]]\nname = 'a'\nfile = 'text.wasm'", "it is no WebAssembly"},
 		{"a component", "[[guest]]\nname = 'a'\nfile = 'component.wasm'", "it is a component"},
+		{"limits", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nlimits = 'all'", `gripway.toml:4: guest: limits "all": want fastly`},
+		{"number", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nbackend-requests = 'many'", `gripway.toml:4: guest: backend-requests "many": want a number, or 0 for no limit`},
 		{"log rate", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nlog-rate = '1KiB'", `gripway.toml:4: guest: log-rate "1KiB": want 16KiB (a second) or more, or 0 for no limit`},
 		{"memory", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nmemory = '1kB'", `gripway.toml:4: guest: memory "1kB": want 1MiB to 4GiB`},
 		{"time", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\ncpu = '0s'", `gripway.toml:4: guest: cpu "0s": want more than nothing`},

@@ -75,6 +75,7 @@ type Guests struct {
 
 	runtime *guest.Runtime
 	reloads map[string]metrics.Counter
+	limited func(limit string) // counts a limit that a guest is beyond
 	all     map[string]*liveGuest
 	old     sync.WaitGroup // code that was replaced
 	ended   chan struct{}  // closed by Close
@@ -130,6 +131,8 @@ func (all *Guests) Load(ctx context.Context) error {
 	if all.runtime, err = guest.NewRuntime(runtimeOptions(all.opts.Config, all.log)); err != nil {
 		return err
 	}
+	limits := all.opts.Metrics.Counters("guest_limits_total", "Times that a guest was beyond a limit of Fastly's that it is held to, by limit.", "limit", compute.LimitNames...)
+	all.limited = func(limit string) { limits[limit].Inc() }
 	all.reloads = all.opts.Metrics.Counters("guest_reloads_total", "Guests read again because their files had changed, by what came of it.", "result", "ok", "failed")
 	all.all = make(map[string]*liveGuest)
 	all.ended = make(chan struct{})
@@ -219,6 +222,7 @@ func (l *liveGuest) load(ctx context.Context) error {
 	options := loadOptions(&l.config, manifest, made.backends, made.stores, all.log, all.opts.Developer)
 	service := options.Service.(*compute.Service)
 	service.Cache, service.HTTPCache, service.Purge = l.cache.space, l.cache.fetcher, guestPurger{all.caches, l.config.Name}
+	service.Limited = all.limited
 	if l.logs != nil {
 		service.Log = slog.New(limitedLog{all.log.Handler(), l.logs})
 	}
@@ -249,7 +253,7 @@ func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backen
 		env["FASTLY_SERVICE_ID"] = manifest.ServiceID
 	}
 	service := &compute.Service{
-		Backends: backends, Stores: stores, FastlyKeys: manifest.Keys, Local: developer != nil, Env: env, Log: log,
+		Backends: backends, Stores: stores, Limits: c.Limits, FastlyKeys: manifest.Keys, Local: developer != nil, Env: env, Log: log,
 	}
 	if developer == nil {
 		// Libraries take localhost for the developer's machine, and believe a key there

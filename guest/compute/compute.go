@@ -67,6 +67,13 @@ type Service struct {
 	// and HTTPCache.
 	Purge Purger
 
+	// Limits are those of Fastly that it is held to.
+	Limits Limits
+
+	// Limited is told of each time that a guest is beyond one, with its name. Nil:
+	// nobody is.
+	Limited func(limit string)
+
 	// FastlyKeys are the API keys that fastly_key_is_valid knows.
 	FastlyKeys []string
 
@@ -244,6 +251,8 @@ type sandbox struct {
 	heads     int          // bytes in heads, or more; at most headsBytesMax
 	held      int          // bytes in bodies, at most heldBytesMax
 	exchanges atomic.Int32 // requests to backends under way, and answers not closed; at most exchangesMax
+
+	spent spent // by the current request
 
 	given atomic.Int64 // bytes of them that others have been given and not read, at most as many
 }

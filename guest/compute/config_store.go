@@ -30,6 +30,9 @@ func configStoreGet(c *call) status {
 	if st != statusOK {
 		return st
 	}
+	if c.spent.configLookups++; !c.within(LimitConfigLookups, c.spent.configLookups, c.service.Limits.ConfigLookups) {
+		return statusLimit
+	}
 	value, ok := store.Items()[string(key)]
 	if !ok {
 		return statusNone

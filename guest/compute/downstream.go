@@ -52,6 +52,9 @@ func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 	default:
 		d.id = newID()
 	}
+	if b.current != nil { // what it did before the first belongs to that
+		b.spent = spent{}
+	}
 	b.current = d
 	if b.downstreams == nil {
 		b.downstreams = make(map[uint32]*downstream, 1)

@@ -149,6 +149,9 @@ func (c *call) fieldValuesSet(i int, h *header) status {
 		if !httpguts.ValidHeaderFieldValue(v) {
 			return statusError
 		}
+		if !c.fits(name, v) {
+			return statusLimit
+		}
 		values = append(values, v)
 		list = rest
 	}
@@ -172,6 +175,9 @@ func (c *call) fieldInsert(i int, h *header) status {
 	if st != statusOK {
 		return st
 	}
+	if !c.fits(name, value) {
+		return statusLimit
+	}
 	if h.bytes+len(name)+len(value) > headBytesMax {
 		return statusHeadTooLarge
 	}
@@ -191,6 +197,9 @@ func (c *call) fieldAppend(i int, h *header) status {
 	value, st := c.fieldValue(i + 2)
 	if st != statusOK {
 		return st
+	}
+	if !c.fits(name, value) {
+		return statusLimit
 	}
 	if !c.holdHead(len(name) + len(value)) {
 		return statusLimit

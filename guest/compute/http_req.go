@@ -219,6 +219,9 @@ func requestURISet(c *call) status {
 		return st
 	}
 	uri, _, _ = strings.Cut(uri, "#")
+	if !c.within(LimitURLBytes, len(uri), c.service.Limits.URLBytes) {
+		return statusLimit
+	}
 	if _, ok := parseURI(uri); !ok {
 		return statusError
 	}

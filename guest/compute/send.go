@@ -78,7 +78,9 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		return nil, nil, st
 	}
 	c.requests.remove(c.u32(0))
-	if !c.mayGive(b.held) || c.exchanges.Load() >= exchangesMax {
+	c.spent.backendRequests++
+	if !c.mayGive(b.held) || c.exchanges.Load() >= exchangesMax ||
+		!c.within(LimitBackendRequests, c.spent.backendRequests, c.service.Limits.BackendRequests) {
 		c.items.remove(c.u32(1))
 		b.drop(c.sandbox)
 		return nil, nil, statusLimit

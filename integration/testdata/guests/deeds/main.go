@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,6 +95,29 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		if err := r.HandoffWebsocket(describe(rest)); err != nil {
 			fsthttp.Error(w, err.Error(), 500)
 		}
+	case "times": // times/N/KIND: how often it works
+		count, kind, _ := strings.Cut(rest, "/")
+		n, _ := strconv.Atoi(count)
+		done, err := 0, error(nil)
+		for done < n && err == nil {
+			if kind == "config" {
+				_, err = look(kind, "greeting", r)
+			} else {
+				err = ask(ctx, "/", "")
+			}
+			if err == nil {
+				done++
+			}
+		}
+		fmt.Fprintln(w, done, err)
+	case "long": // long/N/KIND: a value of N bytes
+		count, kind, _ := strings.Cut(rest, "/")
+		n, _ := strconv.Atoi(count)
+		path, value := "/", strings.Repeat("a", n)
+		if kind == "url" {
+			path, value = "/"+value, ""
+		}
+		fmt.Fprintln(w, ask(ctx, path, value))
 	case "websocket":
 		if err := r.HandoffWebsocket(rest); err != nil {
 			fsthttp.Error(w, err.Error(), 500)
@@ -150,6 +174,21 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 }
 
 var spun uint
+
+// ask asks the backend app.
+func ask(ctx context.Context, path, value string) error {
+	r, err := fsthttp.NewRequest("GET", "http://app.test"+path, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("X-Value", value)
+	r.CacheOptions.Pass = true
+	response, err := r.Send(ctx, "app")
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
 
 // describe makes a backend of an address, and returns its name.
 func describe(address string) string {

@@ -10,9 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,7 +151,7 @@ func (g *Gateway) looped(r *http.Request, u *Guest) {
 func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Route, client *outside) {
 	own := route.Guest.signed(r)
 	trusted := own || route.Rules.Trusts(r)
-	if hops(r.Header) >= selfHopsMax {
+	if guest.Hops(r.Header) >= selfHopsMax {
 		g.looped(r, route.Guest)
 		g.refuse(w, r, refusedGuest, http.StatusLoopDetected, "The request goes around in a loop.")
 		return
@@ -464,7 +462,7 @@ func (o *guestOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	if hops(r.Header) >= selfHopsMax {
+	if guest.Hops(r.Header) >= selfHopsMax {
 		r.Body.Close()
 		g.looped(r, o.guest)
 		return nil, errAround
@@ -676,35 +674,6 @@ func (e *earlyAnswer) end() {
 	e.mu.Lock()
 	e.ended = true
 	e.mu.Unlock()
-}
-
-// loopToken is this gateway in CDN-Loop (RFC 8586), on requests that guests send
-// to the gateway they run in.
-const loopToken = "gripway-guest"
-
-// hops is how often a request has come back.
-func hops(h http.Header) int {
-	n := 0
-	for _, value := range h["Cdn-Loop"] {
-		for element := range strings.SplitSeq(value, ",") {
-			if strings.TrimSpace(element) == loopToken {
-				n++
-			}
-		}
-	}
-	return n
-}
-
-// CountHop marks a request that a guest sends to its own gateway. The hops of cause,
-// the client's request that it does so for, count as well, since a guest may make what it
-// sends anew.
-func CountHop(h http.Header, cause *http.Request) {
-	more := 1
-	if cause != nil {
-		more = min(max(more, hops(cause.Header)-hops(h)+1), selfHopsMax)
-	}
-	values := h["Cdn-Loop"]
-	h["Cdn-Loop"] = append(values[:len(values):len(values)], slices.Repeat([]string{loopToken}, more)...)
 }
 
 // Guest returns the guest that a request from outside would be asked about, or

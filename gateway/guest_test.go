@@ -554,7 +554,7 @@ func TestWhatWasHandedOffIsNotHandedOffAgain(t *testing.T) {
 	}
 	around := make(http.Header)
 	for range 8 {
-		gateway.CountHop(around, nil)
+		guest.CountHop(around, nil)
 	}
 	if response, _ := h.do("GET", "/", "", "CDN-Loop: "+strings.Join(around["Cdn-Loop"], ", ")); response.StatusCode != 508 {
 		t.Errorf("around: got %d", response.StatusCode)

@@ -490,7 +490,7 @@ func (l *liveGuest) inside(o *guest.BackendOptions, r *http.Request) http.RoundT
 	if !l.isSelf(o) {
 		return nil
 	}
-	gateway.CountHop(r.Header, guest.CauseOf(r.Context()))
+	guest.CountHop(r.Header, guest.CauseOf(r.Context()))
 	tokens := r.Header["Grip-Sig"]
 	if verify := l.guest.Verifier; len(tokens) == 1 && verify != nil && verify(tokens[0], time.Now()) == nil &&
 		(slices.Contains(l.config.Self, o.Name) || l.of.opts.Gateway.Guest(r, o.TLS) == l.guest) {

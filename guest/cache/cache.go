@@ -146,7 +146,7 @@ type LookupOptions struct {
 	// same: it may provide an object, and nobody waits for it. Without, it finds nothing.
 	Insist bool
 
-	// Owner is whoever begins it, for Transaction.LedBy. It is compared.
+	// Owner is whoever begins it, for Transaction.LedBy.
 	Owner any
 
 	// Notify is called once a transaction that had to wait has something to say. It

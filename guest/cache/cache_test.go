@@ -488,8 +488,9 @@ func TestWhoWouldWaitForItselfGoesAhead(t *testing.T) {
 		return x
 	}
 	a, b, c := mine("me"), mine("me"), mine("you")
-	if a.LedBy("me") || !b.LedBy("me") || !c.LedBy("me") || c.LedBy("you") {
-		t.Errorf("led: %v %v %v %v", a.LedBy("me"), b.LedBy("me"), c.LedBy("me"), c.LedBy("you"))
+	is := func(who string) func(any) bool { return func(owner any) bool { return owner == who } }
+	if a.LedBy(is("me")) || !b.LedBy(is("me")) || !c.LedBy(is("me")) || c.LedBy(is("you")) {
+		t.Errorf("led: %v %v %v %v", a.LedBy(is("me")), b.LedBy(is("me")), c.LedBy(is("me")), c.LedBy(is("you")))
 	}
 	b.GoAhead()
 	wantState(t, "who went ahead", b, "must insert")

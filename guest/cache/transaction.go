@@ -175,15 +175,16 @@ func (t *Transaction) Ready() bool {
 	}
 }
 
-// LedBy says whether it waits for a transaction of that owner.
-func (t *Transaction) LedBy(owner any) bool {
+// LedBy says whether it waits for a transaction of such an owner. The cache is locked
+// meanwhile.
+func (t *Transaction) LedBy(such func(owner any) bool) bool {
 	t.cache.mu.Lock()
 	defer t.cache.mu.Unlock()
 	if t.settled {
 		return false
 	}
 	leader := t.entry.leader(t)
-	return leader != nil && leader.owner == owner
+	return leader != nil && such(leader.owner)
 }
 
 // GoAhead settles one that waits: it is obliged too, and nobody waits for it.

@@ -81,12 +81,22 @@ func (b *sandbox) awaitEntry(e *cacheEntry) {
 		return
 	}
 	b.waitUntil(0, func() bool {
-		if !e.ready(b) && e.transaction.LedBy(b) {
+		if !e.ready(b) && e.transaction.LedBy(b.waitsForUs) {
 			e.transaction.GoAhead()
 		}
 		return e.ready(b)
 	})
 }
+
+// waitsForUs says whether the owner of a lookup cannot go on before the guest has: it is
+// the guest itself, or one whose request to its own gateway this one is about.
+func (b *sandbox) waitsForUs(owner any) bool {
+	return owner == any(b) || b.current != nil && httpcache.LedFor(owner, b.current.exchange.Request)
+}
+
+// LoopID is what [guest.LoopID] is of the request that the sandbox is about. Any
+// goroutine may ask.
+func (b *sandbox) LoopID() uint64 { return b.loopID.Load() }
 
 // drop is item.drop: an obligation goes to whoever waits.
 func (e *cacheEntry) drop(*sandbox) {

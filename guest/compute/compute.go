@@ -218,6 +218,7 @@ type sandbox struct {
 	current     *downstream
 	downstreams map[uint32]*downstream // by the handle of the request
 	promised    bool                   // a further one is waited for
+	loopID      atomic.Uint64          // of the current request; for others
 	trace       string                 // FASTLY_TRACE_ID: the id of the first, if it has no other
 
 	// What the guest has handles of.

@@ -56,6 +56,7 @@ func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 		b.spent = spent{}
 	}
 	b.current = d
+	b.loopID.Store(guest.LoopID(r))
 	if b.downstreams == nil {
 		b.downstreams = make(map[uint32]*downstream, 1)
 	}

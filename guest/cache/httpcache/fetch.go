@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gripway/gripway/guest"
 	"github.com/gripway/gripway/guest/cache"
 )
 
@@ -143,9 +144,13 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	x, err := f.space.Begin(AppendKey(nil, KeyOf(r)), cache.LookupOptions{Request: r.Header})
+	cause := guest.CauseOf(ctx)
+	x, err := f.space.Begin(AppendKey(nil, KeyOf(r)), cache.LookupOptions{Request: r.Header, Owner: cause})
 	if err != nil {
 		return nil, err
+	}
+	if cause != nil && x.LedBy(func(owner any) bool { return LedFor(owner, cause) }) {
+		x.GoAhead() // the leader's response is to be made of this one
 	}
 	if err := o.wait(ctx, x); err != nil {
 		x.Close()
@@ -168,6 +173,19 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 	}
 	x.Close()
 	return f.pass(ctx, r, o, send)
+}
+
+// LedFor says whether a transaction's owner cannot provide what it is to before the
+// client's request is answered, which has come back of the owner's to the same gateway.
+// Owners are those of Fetch, and what has a LoopID.
+func LedFor(owner any, client *http.Request) bool {
+	switch leader := owner.(type) {
+	case *http.Request:
+		return leader != nil && guest.Behind(client, guest.LoopID(leader))
+	case interface{ LoopID() uint64 }:
+		return guest.Behind(client, leader.LoopID())
+	}
+	return false
 }
 
 // pass sends a request as it is. What it changes at the origin is no longer good here

@@ -52,7 +52,19 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 			panic(err) // what is not whole must not look so
 		}
 	case "around": // around/BACKEND
-		around(ctx, w, r, rest)
+		around(ctx, w, r, rest, false)
+	case "around-cached":
+		around(ctx, w, r, rest, true)
+	case "around-once": // around-once/BACKEND: what it keeps is to come from itself
+		kept, err := simple.GetOrSet([]byte("around"), func() (simple.CacheEntry, error) {
+			around(ctx, w, r, rest, false)
+			return simple.CacheEntry{Body: strings.NewReader(""), TTL: time.Second}, nil
+		})
+		if err != nil {
+			fsthttp.Error(w, err.Error(), 500)
+			return
+		}
+		kept.Close()
 	case "once": // once/KEY
 		kept, err := simple.GetOrSet([]byte(rest), func() (simple.CacheEntry, error) {
 			text := time.Now().Format(time.RFC3339Nano)
@@ -200,13 +212,13 @@ func describe(address string) string {
 }
 
 // around asks a backend for the same again, in a request of its own.
-func around(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request, backend string) {
+func around(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request, backend string, cached bool) {
 	again, err := fsthttp.NewRequest("GET", r.URL.String(), nil)
 	if err != nil {
 		fsthttp.Error(w, err.Error(), 500)
 		return
 	}
-	again.CacheOptions.Pass = true                  // or it would wait for itself
+	again.CacheOptions.Pass = !cached
 	if sig := r.Header.Get("Grip-Sig"); sig != "" { // as the gateway asks it
 		again.Header.Set("Grip-Sig", sig)
 	}
@@ -228,7 +240,7 @@ func self(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		return
 	}
 	if strings.HasSuffix(r.URL.Path, "/around") {
-		around(ctx, w, r, "self")
+		around(ctx, w, r, "self", false)
 		return
 	}
 	if r.Header.Get("Content-Type") != "application/websocket-events" {

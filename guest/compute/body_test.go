@@ -2,6 +2,7 @@ package compute
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -332,6 +333,35 @@ func TestAllHeadsTogetherAreBounded(t *testing.T) {
 		g.must("http_req.header_insert", made[len(made)-1], name, m, value, n)
 		g.want(statusLimit, "http_req.header_insert", g.result("http_req.new"), name, m, value, n)
 	})
+}
+
+// TestHeadsOfLookupsAreBounded: each lookup keeps a copy of what the request said.
+func TestHeadsOfLookupsAreBounded(t *testing.T) {
+	for _, name := range []string{"http_cache.transaction_lookup", "cache.transaction_lookup_async"} {
+		t.Run(name, func(t *testing.T) {
+			together(t, withHTTPCache(t, nil), func(g *tester) {
+				r := g.requestTo("GET", "http://x/")
+				value, n := g.put("v")
+				for i := range 1000 {
+					field, m := g.put(fmt.Sprintf("x%d", i))
+					g.must("http_req.header_insert", r, field, m, value, n)
+				}
+				out := g.room(4)
+				args := []uint32{r, 0, 0, out}
+				if name != "http_cache.transaction_lookup" {
+					key, m := g.put("key")
+					args = []uint32{key, m, lookupRequest, g.record(lookupBytes, func(b []byte) { put32(b, 0, r) }), out}
+				}
+				made, st := 0, statusOK
+				for ; st == statusOK && made < 3000; made++ {
+					st = g.call(name, args...)
+				}
+				if st != statusLimit || made < 1000 || made > 1700 {
+					t.Errorf("got %d after %d lookups with 1000 fields, want %d after about 1500", st, made, statusLimit)
+				}
+			})
+		})
+	}
 }
 
 func TestHandlesAreBounded(t *testing.T) {

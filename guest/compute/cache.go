@@ -71,6 +71,21 @@ type cacheEntry struct {
 	hash    [httpcache.KeyBytes]byte
 }
 
+// headMemory is what its copy of a request's header takes.
+func (e *cacheEntry) headMemory() int {
+	switch {
+	case e == nil:
+		return 0
+	case e.request != nil:
+		return e.request.header.memory()
+	case e.transaction != nil:
+		if by, ok := e.transaction.Request().(*varied); ok {
+			return by.header.memory()
+		}
+	}
+	return 0
+}
+
 // ready is item.ready.
 func (e *cacheEntry) ready(*sandbox) bool { return e.transaction == nil || e.transaction.Ready() }
 
@@ -209,6 +224,9 @@ func (c *call) variedBy(record []byte) (cache.Request, status) {
 	r, st := c.requestByHandle(binary.LittleEndian.Uint32(record))
 	if st != statusOK {
 		return nil, st
+	}
+	if !c.holdHead(r.header.memory()) {
+		return nil, statusLimit
 	}
 	return &varied{r.header.clone()}, statusOK
 }

@@ -16,9 +16,21 @@ const fieldNameMax = 1<<16 - 1
 // heads up to this, and so do most servers that are kind.
 const headBytesMax = 1 << 20
 
-// headsBytesMax bounds all heads of requests and responses that a sandbox has handles
-// of: as much as its bodies.
+// headsBytesMax bounds the memory of all heads that a sandbox has handles of, those of
+// requests that it looks up in caches included: as much as its bodies.
 const headsBytesMax = heldBytesMax
+
+// fieldMemory is what a value takes in memory besides itself and its name, about.
+const fieldMemory = 80
+
+// memory is what it takes in memory, about.
+func (h *header) memory() int {
+	n := h.bytes
+	for _, f := range h.fields {
+		n += len(f.values) * fieldMemory
+	}
+	return n
+}
 
 // holdHead says whether there is room for n bytes more in heads. What heads have lost, or
 // took with them, is only looked for when it seems that there is none.
@@ -27,11 +39,19 @@ func (b *sandbox) holdHead(n int) bool {
 		b.heads = 0
 		for _, r := range b.requests.live {
 			if r != nil {
-				b.heads += r.header.bytes
+				b.heads += r.header.memory()
 			}
 		}
 		for _, r := range b.responses.live {
-			b.heads += r.header.bytes
+			b.heads += r.header.memory()
+		}
+		for _, i := range b.items.live {
+			switch i := i.(type) {
+			case *cacheEntry:
+				b.heads += i.headMemory()
+			case *cacheBusy:
+				b.heads += i.entry.headMemory()
+			}
 		}
 		if b.heads+n > headsBytesMax {
 			return false
@@ -158,7 +178,7 @@ func (c *call) fieldValuesSet(i int, h *header) status {
 	if h.bytes+int(c.u32(i+3))+len(values)*len(name) > headBytesMax {
 		return statusHeadTooLarge
 	}
-	if !c.holdHead(int(c.u32(i+3)) + len(values)*len(name)) {
+	if !c.holdHead(int(c.u32(i+3)) + len(values)*(len(name)+fieldMemory)) {
 		return statusLimit
 	}
 	h.set(name, values...)
@@ -181,7 +201,7 @@ func (c *call) fieldInsert(i int, h *header) status {
 	if h.bytes+len(name)+len(value) > headBytesMax {
 		return statusHeadTooLarge
 	}
-	if !c.holdHead(len(name) + len(value)) {
+	if !c.holdHead(len(name) + len(value) + fieldMemory) {
 		return statusLimit
 	}
 	h.set(name, value)
@@ -201,7 +221,7 @@ func (c *call) fieldAppend(i int, h *header) status {
 	if !c.fits(name, value) {
 		return statusLimit
 	}
-	if !c.holdHead(len(name) + len(value)) {
+	if !c.holdHead(len(name) + len(value) + fieldMemory) {
 		return statusLimit
 	}
 	return h.appendBounded(name, value)

@@ -163,6 +163,9 @@ func (c *call) httpLookup() (r *request, hash [httpcache.KeyBytes]byte, st statu
 	if mask&^1&^(httpLookupKey|httpLookupBackend) != 0 {
 		return nil, hash, statusUnsupported
 	}
+	if !c.holdHead(asked.header.memory()) {
+		return nil, hash, statusLimit
+	}
 	copied := *asked
 	copied.header = asked.header.clone()
 	if mask&httpLookupKey != 0 {
@@ -408,7 +411,7 @@ func httpCacheBackendRequest(c *call) status {
 	method, wanted := httpcache.BackendRequest(r.method, r.header.http(), e.staleHead())
 	r.method, r.header = method, e.request.header.clone()
 	r.header.become(wanted)
-	if !c.holdHead(r.header.bytes) {
+	if !c.holdHead(r.header.memory()) {
 		return statusLimit
 	}
 	h, st := c.requests.add(&r)
@@ -446,7 +449,7 @@ func httpCachePrepare(c *call) status {
 	prepared := *r
 	prepared.status, prepared.header = head.Status, r.header.clone()
 	prepared.header.become(head.Header)
-	if !c.holdHead(prepared.header.bytes) {
+	if !c.holdHead(prepared.header.memory()) {
 		return statusLimit
 	}
 	h, st := c.responses.add(&prepared)

@@ -136,7 +136,7 @@ func responseClose(c *call) status {
 // addResponse gives the guest a response and its body: their handles go to
 // parameters i and i+1.
 func (c *call) addResponse(i int, r *response, b *body) status {
-	if !c.holdHead(r.header.bytes) {
+	if !c.holdHead(r.header.memory()) {
 		b.close()
 		return statusLimit
 	}

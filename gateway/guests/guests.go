@@ -365,7 +365,7 @@ func (l *liveGuest) newRoute(o guest.BackendOptions, backends *outbound.Backends
 		route.Pool = all.opts.Gateway.Origin(l.guest)
 	case o.Dynamic:
 		route.Pool = describedBackend{l, o}
-	case o.TLS || o.GRPC || o.ConnectTimeout != 0 || o.KeepAlive != 0 || o.ConnectionsMax != 0 || o.ConnectionUsesMax != 0 ||
+	case o.TLS || o.GRPC || o.ConnectTimeout != 0 || o.FirstByteTimeout != 0 || o.BetweenBytesTimeout != 0 || o.KeepAlive != 0 || o.ConnectionsMax != 0 || o.ConnectionUsesMax != 0 ||
 		o.ConnectionAgeMax != 0 || o.PreferIPv4 || o.Check != nil:
 		route.Pool = backends.Lookup(o.Name)
 	default:

@@ -182,8 +182,8 @@ func TestOneOfAllWithManyAtOnceIsOnceEach(t *testing.T) {
 			for range 100 {
 				publish(t, bus, "b", "x")
 				c := newStanding(h, worker, hub.FormatStream)
+				c.set(hub.StandClosed, false) // or it would be given some
 				c.subscribe(t, "a")
-				c.set(hub.StandClosed, false)
 				c.client.sub.Leave()
 			}
 		})

@@ -200,7 +200,7 @@ type Conn struct {
 	// Fixed after Adopt.
 	handler Handler
 	loop    *Loop
-	extra   *extra // nil for a polled connection without anything out of the ordinary
+	extra   *extra // nil for a polled connection without anything out of the ordinary; Release may make one, under mu
 	fd      int32  // -1 unless polled
 	serial  uint32 // tells this use of a file descriptor from the next
 	unread  bool
@@ -262,12 +262,14 @@ func (c *Conn) Start(head []byte) {
 	c.started = true
 	c.reading = c.fd >= 0 // so that the descriptor is ours, and Data ours to call
 	c.again = false
+	var buffered []byte
+	if c.fd >= 0 && c.extra != nil && !c.unread {
+		buffered, c.extra.buffered = c.extra.buffered, nil
+	}
 	c.mu.Unlock()
 	if c.fd >= 0 {
 		c.flush()
-		if c.extra != nil && len(c.extra.buffered) > 0 && !c.unread {
-			buffered := c.extra.buffered
-			c.extra.buffered = nil
+		if len(buffered) > 0 {
 			c.handler.Data(c, buffered)
 		}
 		err := c.loop.watch(c)

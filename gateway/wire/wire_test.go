@@ -358,8 +358,16 @@ func TestReleasedConnectionServesTheNextRequest(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		release := func() { c.Release([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nheld"), l) }
+		switch r.URL.RawQuery { // somebody may have it end before it has begun
+		case "before":
+			release()
+		case "meanwhile":
+			go release()
+		default:
+			defer release()
+		}
 		c.Start(nil)
-		c.Release([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nheld"), l)
 	})}
 	go server.Serve(l)
 	defer server.Close()
@@ -371,9 +379,14 @@ func TestReleasedConnectionServesTheNextRequest(t *testing.T) {
 	defer client.Close()
 	client.SetDeadline(time.Now().Add(patience))
 	br := bufio.NewReader(client)
-	for i := range 5 {
-		// The second request is sent before the first is answered.
-		fmt.Fprintf(client, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\nGET /%d HTTP/1.1\r\nHost: x\r\n\r\n", i)
+	for i := range 60 {
+		hold := "GET /hold?" + []string{"after", "before", "meanwhile"}[i%3] + " HTTP/1.1\r\nHost: x\r\n\r\n"
+		next := fmt.Sprintf("GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", i)
+		if i%2 == 0 {
+			// The second request is sent before the first is answered.
+			hold, next = hold+next, ""
+		}
+		io.WriteString(client, hold)
 		for _, want := range []string{"held", fmt.Sprintf("plain /%d", i)} {
 			resp, err := http.ReadResponse(br, nil)
 			if err != nil {
@@ -383,6 +396,8 @@ func TestReleasedConnectionServesTheNextRequest(t *testing.T) {
 			if string(body) != want {
 				t.Fatalf("got %q, want %q", body, want)
 			}
+			io.WriteString(client, next)
+			next = ""
 		}
 	}
 }

@@ -268,6 +268,12 @@ func (s *session) read() {
 		for s.queueBytes > 0 && s.queueBytes+len(content) > s.server.opts.QueueBytes && s.end == "" {
 			s.room.Wait()
 		}
+		if s.end != "" {
+			// The last frame has been decided, and nobody comes for another.
+			s.mu.Unlock()
+			s.peer.Drop()
+			return
+		}
 		s.queue = append(s.queue, content)
 		s.queueBytes += len(content)
 		s.mu.Unlock()

@@ -105,8 +105,13 @@ func (c *client) receive(transport string) {
 		c.refusePoll(d)
 		return
 	}
-	cut := true
-	defer func() { s.detach(cut) }()
+	cut, released := true, false
+	defer func() {
+		if !released {
+			s.release()
+		}
+		s.left(cut)
+	}()
 	h := c.head()
 	if first {
 		for _, cookie := range s.header["Set-Cookie"] {
@@ -121,7 +126,13 @@ func (c *client) receive(transport string) {
 				return
 			}
 		}
-		cut = c.poll(d, frame) != nil || c.r.Context().Err() != nil
+		if c.r.Context().Err() != nil {
+			return
+		}
+		// The client may come again as soon as it has the answer, and before we know.
+		s.release()
+		released = true
+		cut = c.poll(d, frame) != nil
 		return
 	}
 	out := c.begin(d)

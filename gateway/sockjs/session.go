@@ -340,12 +340,21 @@ func (s *session) attach() bool {
 	return true
 }
 
-// detach is what follows attach, and the session's beginning. Cut says that the
-// client has not taken what it waited for.
-func (s *session) detach(cut bool) {
+// release follows attach, and the session's beginning: somebody else may wait for
+// frames. left is to follow.
+func (s *session) release() {
 	s.mu.Lock()
 	s.receiving = false
-	s.expireLocked()
+	s.mu.Unlock()
+}
+
+// left is called when the client has what it waited for, and may be waiting again. Cut
+// says that it has not taken it.
+func (s *session) left(cut bool) {
+	s.mu.Lock()
+	if !s.receiving {
+		s.expireLocked()
+	}
 	over := s.end != ""
 	s.mu.Unlock()
 	if cut && !over {

@@ -79,6 +79,52 @@ func TestASessionWaitsFiveSecondsForTheNextPoll(t *testing.T) {
 	})
 }
 
+// eager is a client that comes again as soon as it has an answer, before whoever
+// answered knows that it has.
+type eager struct {
+	*httptest.ResponseRecorder
+	again func()
+}
+
+func (w eager) Flush() {
+	w.ResponseRecorder.Flush()
+	w.again()
+}
+
+func TestAClientMayComeAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, b := sockjs.New(sockjs.Options{}), &behind{t: t}
+		var answers []string
+		var poll func(n int)
+		poll = func(n int) {
+			w := eager{httptest.NewRecorder(), func() {
+				if n > 0 {
+					b.peer.Write([]byte("hi"))
+					poll(n - 1)
+				}
+			}}
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/sj/0/a/xhr", nil)
+			s.Serve(sockjs.Call{W: w, R: r, Path: r.URL.Path, Base: "/sj", Realm: "*", Open: b.open})
+			answers = append(answers, w.Body.String())
+		}
+		poll(3)
+		if got, want := strings.Join(answers, ""), "a[\"hi\"]\na[\"hi\"]\na[\"hi\"]\no\n"; got != want { // the last one ends first
+			t.Errorf("got %q, want %q", got, want)
+		}
+		time.Sleep(4 * time.Second)
+		go b.peer.Read()
+		if got := ask(s, func(http.ResponseWriter, *http.Request) { t.Error("a new session") }, t.Context(), "/sj/0/a/xhr_send", `["x"]`); got.Code != http.StatusNoContent {
+			t.Errorf("the session is not there any more: status %d", got.Code)
+		}
+		time.Sleep(2 * time.Second) // until it has expired
+		if got := ask(s, b.open, t.Context(), "/sj/0/a/xhr_send", `["x"]`); got.Code != http.StatusNotFound {
+			t.Errorf("it does not expire: status %d", got.Code)
+		}
+		b.peer.Drop()
+		time.Sleep(11 * time.Second)
+	})
+}
+
 func TestWhatWaitsForAClientIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, b := sockjs.New(sockjs.Options{QueueBytes: 1000}), &behind{t: t}

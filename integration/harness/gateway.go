@@ -16,7 +16,7 @@ import (
 
 const (
 	// startTimeout is how long a gateway may take to be ready on a busy machine.
-	startTimeout = 20 * time.Second
+	startTimeout = time.Minute
 
 	// StopTimeout is how long a gateway without clients may take to end after SIGTERM.
 	StopTimeout = 10 * time.Second

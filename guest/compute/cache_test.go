@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -854,6 +855,55 @@ func TestRequestsPassThroughTheCache(t *testing.T) {
 	}
 	ask("send", func(g *tester, r uint32) { g.must("http_req.cache_override_set", r, overrideTTL, 0, 0) }, "200 hello MISS")
 	ask("send", nil, "200 hello MISS")
+}
+
+// TestAGuestMaySayTheKey: by the header in which SDKs put it, which goes no further.
+func TestAGuestMaySayTheKey(t *testing.T) {
+	origin := &counted{answer: func(r *http.Request) *http.Response {
+		if values, there := r.Header[keyHeader]; there {
+			t.Errorf("the backend sees %q", values)
+		}
+		return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, ContentLength: 5, Body: io.NopCloser(strings.NewReader("hello"))}
+	}}
+	service := withHTTPCache(t, origin)
+	one, two := strings.Repeat("AB", 32), strings.Repeat("0F", 32)
+	for _, test := range []struct{ call, url, key, want string }{
+		{"send", "/a", one, "200 hello MISS"},
+		{"send", "/a", two, "200 hello MISS"},
+		{"send", "/a", "", "200 hello MISS"},
+		{"send", "/b", one, "200 hello HIT"},
+		{"send", "/b", strings.ToLower(two), "200 hello HIT"},
+		{"send", "/c", one[2:], "200 hello MISS"}, // no key: the URL's own
+		{"send", "/c", "x" + one[1:], "200 hello HIT"},
+		{"send_v3", "/a", one, "200 hello -"},
+	} {
+		together(t, service, func(g *tester) {
+			r := g.requestTo("GET", "http://example.com"+test.url)
+			if test.key != "" {
+				g.must("http_req.header_insert", g.named([]uint32{r}, keyField, test.key)...)
+			}
+			if got := g.sent(test.call, r); got != test.want {
+				t.Errorf("%s %s with key %.4s: got %q, want %q", test.call, test.url, test.key, got, test.want)
+			}
+		})
+	}
+	// Who drives the cache finds the same.
+	together(t, service, func(g *tester) {
+		r := g.requestTo("GET", "http://example.com/b")
+		g.must("http_req.header_insert", g.named([]uint32{r}, keyField, one)...)
+		h := g.result("http_cache.transaction_lookup", r, 0, 0)
+		g.wantState("by the key", "http_cache.get_state", h, fresh)
+	})
+	// A client cannot say it for a guest that passes its request on.
+	x := clientRequest("GET", "http://example.com/a", "")
+	x.Request.Header = http.Header{keyHeader: {one}, "A": {"b"}}
+	outcomeOf(t, service, x, func(g *tester) {
+		request, _ := g.downstream()
+		if got := g.fields("http_req.header_names_get", 64, request); !slices.Equal(got, []string{"a", "host"}) && !slices.Equal(got, []string{"host", "a"}) {
+			t.Errorf("the guest sees %q of the client's", got)
+		}
+		g.respond(204, g.bodyOf(""), 0)
+	})
 }
 
 func TestSandboxesShareOneRequest(t *testing.T) {

@@ -122,7 +122,9 @@ func originalHeader(x *guest.Exchange) header {
 	if len(r.TransferEncoding) > 0 {
 		more = append(more, field{"transfer-encoding", r.TransferEncoding})
 	}
-	return headerOf(r.Header, x.Client.Header, more...)
+	h := headerOf(r.Header, x.Client.Header, more...)
+	h.remove(keyField) // or a client would say what guests that pass its request on cache
+	return h
 }
 
 // decided says whether there can be no other decision.

@@ -41,6 +41,7 @@ func (c *call) handOff(webSocket bool, r *request, i int) status {
 		to := targetURL(u)
 		to.Scheme, to.Host = original.URL.Scheme, original.URL.Host
 		out.URL = to
+		delete(out.Header, keyHeader)
 	}
 	handoff := &guest.Handoff{WebSocket: webSocket, Backend: name, Request: out}
 	if backend := c.dynamic[name]; backend != nil { // it ends with the sandbox, the client does not

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"net/http"
 	"slices"
 	"strings"
@@ -79,11 +80,33 @@ func ofHTTPHit(do func(*call, *cache.Hit) status) hostcall {
 // itself and wants none. It is called by a goroutine of its own; body is the
 // request's.
 func (b *sandbox) fetch(r *http.Request, backend guest.Backend, cached bool, override *cacheOverride) (*http.Response, error) {
+	own, isOwn := ownKey(r.Header[keyHeader])
+	delete(r.Header, keyHeader)
 	through := b.service.HTTPCache
 	if through == nil || !cached {
 		return backend.RoundTrip(r)
 	}
-	return through.Fetch(r.Context(), r, override.of(), backend.RoundTrip)
+	o := override.of()
+	if isOwn {
+		o.Key = &own
+	}
+	return through.Fetch(r.Context(), r, o, backend.RoundTrip)
+}
+
+// keyHeader is where SDKs say what the answer to a request is to be found by, as 64
+// digits. It is no header of the request: nobody else may say or see it.
+const (
+	keyHeader = "Fastly-Xqd-Cache-Key"
+	keyField  = "fastly-xqd-cache-key"
+)
+
+// ownKey is what the header says; anything else than a key is not heeded.
+func ownKey(values []string) (key [httpcache.KeyBytes]byte, ok bool) {
+	if len(values) != 1 || len(values[0]) != 2*len(key) {
+		return key, false
+	}
+	_, err := hex.Decode(key[:], []byte(values[0]))
+	return key, err == nil
 }
 
 // of is what a guest says, for the cache.
@@ -121,6 +144,11 @@ func httpCacheIsCacheable(c *call) status {
 // cacheKey is what the answer to a request is found by, unless the guest says
 // something else.
 func (r *request) cacheKey() ([httpcache.KeyBytes]byte, status) {
+	if at := r.header.find(keyField); at >= 0 {
+		if own, ok := ownKey(r.header.fields[at].values); ok {
+			return own, statusOK
+		}
+	}
 	u, ok := parseURI(r.uri)
 	if !ok {
 		return [httpcache.KeyBytes]byte{}, statusInvalid

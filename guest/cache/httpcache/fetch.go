@@ -23,7 +23,16 @@ type Override struct {
 	StaleWhileRevalidate *time.Duration
 	SurrogateKeys        string // in addition to those of the response
 	Sensitive            bool
-	LookupTimeout        *time.Duration // for how long it waits for a response that another one asked for
+	LookupTimeout        *time.Duration  // for how long it waits for a response that another one asked for
+	Key                  *[KeyBytes]byte // what its response is found by; nil: KeyOf
+}
+
+// key is what the response to a request is found by.
+func (o *Override) key(r *http.Request) []byte {
+	if o.Key != nil {
+		return AppendKey(nil, *o.Key)
+	}
+	return AppendKey(nil, KeyOf(r))
 }
 
 // keep is Freshness with an override.
@@ -145,7 +154,7 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 		return nil, context.Cause(ctx)
 	}
 	cause := guest.CauseOf(ctx)
-	x, err := f.space.Begin(AppendKey(nil, KeyOf(r)), cache.LookupOptions{Request: r.Header, Owner: cause})
+	x, err := f.space.Begin(o.key(r), cache.LookupOptions{Request: r.Header, Owner: cause})
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +208,7 @@ func (f *Fetcher) pass(ctx context.Context, r *http.Request, o Override, send Se
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 	default:
 		if response.StatusCode >= 200 && response.StatusCode < 400 {
-			f.space.Invalidate(AppendKey(nil, KeyOf(r)))
+			f.space.Invalidate(o.key(r))
 		}
 	}
 	if !o.Pass {

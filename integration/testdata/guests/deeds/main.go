@@ -41,6 +41,7 @@ func serve(ctx context.Context, w fsthttp.ResponseWriter, r *fsthttp.Request) {
 		backend, path, _ := strings.Cut(rest, "/")
 		r.URL.Path = "/" + path
 		r.CacheOptions.Pass = deed == "fetch"
+		r.CacheOptions.OverrideKey = r.Header.Get("X-Key")
 		response, err := r.Send(ctx, backend)
 		if err != nil {
 			fsthttp.Error(w, err.Error(), 502)

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	further(ms) -> i32  the same, waiting so long
 //	answer(status)    answers the request
 //	sleep(ms)         waits
+//	stall(ms)         waits without a word, as if another program had the processor
 //	note(i32)         is remembered
 //	starts() -> i32   how often it has been called, and notes 0
 type tiny struct {
@@ -94,6 +95,9 @@ func (t *tiny) Define(ctx context.Context, r wazero.Runtime) error {
 		t.note(0)
 		stack[0] = uint64(len(t.noted()))
 	})
+	add("stall", one, nil, func(_ *tinyInstance, _ api.Module, stack []uint64) {
+		stall(time.Duration(uint32(stack[0])) * time.Millisecond)
+	})
 	add("nothing", nil, nil, func(*tinyInstance, api.Module, []uint64) {})
 	add("break", nil, nil, func(*tinyInstance, api.Module, []uint64) { panic("a host function's own fault") })
 	_, err := b.Instantiate(ctx)
@@ -141,6 +145,7 @@ const imports = `
 	(import "tiny" "further" (func $further (param i32) (result i32)))
 	(import "tiny" "answer" (func $answer (param i32)))
 	(import "tiny" "sleep" (func $sleep (param i32)))
+	(import "tiny" "stall" (func $stall (param i32)))
 	(import "tiny" "note" (func $note (param i32)))
 	(import "tiny" "break" (func $break))
 	(import "tiny" "starts" (func $starts (result i32)))

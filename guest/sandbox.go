@@ -40,6 +40,7 @@ type Sandbox struct {
 	turn      time.Time     // when its turn began
 	crunching bool          // it has a turn
 	calls     uint32        // of host functions
+	over      overtime      // since it was over its limit by the clock
 
 	fresh atomic.Bool // a request has come, and base is not that yet
 

@@ -60,7 +60,7 @@ func (h *Hub) acquire(ctx context.Context, name string, isPattern, updates bool)
 			return nil, fmt.Errorf("pattern %q: %w", name, ErrTooManyPatterns)
 		}
 		ch = &channel{
-			hub: h, name: name, refs: 1, since: time.Now(),
+			hub: h, name: name, refs: 2, since: time.Now(), // the caller's, and that of subscribe
 			ready: make(chan struct{}), members: make([]members, len(h.shards)),
 		}
 		if isPattern {
@@ -71,41 +71,65 @@ func (h *Hub) acquire(ctx context.Context, name string, isPattern, updates bool)
 		table[name] = ch
 		ch.updateLocked(updates)
 		st.mu.Unlock()
-		// The channel may have others waiting by now, so one client's leaving does
-		// not end the subscription.
-		if isPattern {
-			ch.sub, ch.err = h.opts.Bus.SubscribePattern(context.WithoutCancel(ctx), name, ch)
-		} else {
-			ch.sub, ch.err = h.opts.Bus.Subscribe(context.WithoutCancel(ctx), name, ch)
+		// The channel may soon have others waiting, so the first one's leaving does not
+		// end the subscription.
+		go h.subscribe(st, ch)
+	} else {
+		ch.refs++
+		if ch.linger != nil {
+			ch.linger.Stop()
+			ch.linger = nil
+			h.lingers(-1)
 		}
-		if ch.err != nil {
-			st.mu.Lock()
-			delete(table, name)
-			if isPattern {
-				h.patternCount.Add(-1)
-			}
-			ch.stopLocked()
-			st.mu.Unlock()
-		} else {
-			h.channels.Inc()
-		}
-		close(ch.ready)
-		return ch, ch.err
+		ch.updateLocked(updates)
+		st.mu.Unlock()
 	}
-	ch.refs++
-	if ch.linger != nil {
-		ch.linger.Stop()
-		ch.linger = nil
-		h.lingers(-1)
-	}
-	ch.updateLocked(updates)
-	st.mu.Unlock()
 	select {
 	case <-ch.ready:
 		return ch, ch.err
 	case <-ctx.Done():
 		h.release(ch, false)
 		return nil, ctx.Err()
+	}
+}
+
+// subscribeMax bounds the wait for the bus to take a subscription. It is longer than
+// callers wait: while the bus is away, who comes last has its time as well.
+const subscribeMax = 15 * time.Second
+
+// subscribe has the bus bring a new channel's items, and gives back the reference that
+// keeps the channel meanwhile.
+func (h *Hub) subscribe(st *stripe, ch *channel) {
+	ctx, cancel := context.WithTimeout(context.Background(), subscribeMax)
+	defer cancel()
+	if ch.pattern != nil {
+		ch.sub, ch.err = h.opts.Bus.SubscribePattern(ctx, ch.name, ch)
+	} else {
+		ch.sub, ch.err = h.opts.Bus.Subscribe(ctx, ch.name, ch)
+	}
+	table := st.table(ch.pattern != nil)
+	st.mu.Lock()
+	close(ch.ready) // whoever waits has to have the lock to leave
+	ch.refs--
+	switch {
+	case table[ch.name] != ch: // the hub has been closed
+		st.mu.Unlock()
+		if ch.sub != nil {
+			ch.sub.Unsubscribe()
+		}
+	case ch.err != nil:
+		delete(table, ch.name)
+		if ch.pattern != nil {
+			h.patternCount.Add(-1)
+		}
+		ch.stopLocked()
+		st.mu.Unlock()
+	case ch.refs == 0: // nobody waited as long
+		h.channels.Inc()
+		h.drop(st, ch)
+	default:
+		h.channels.Inc()
+		st.mu.Unlock()
 	}
 }
 

@@ -216,8 +216,12 @@ func (h *Hub) Close() {
 			for name, ch := range table {
 				delete(table, name)
 				ch.stopLocked()
-				if ch.sub != nil {
-					ch.sub.Unsubscribe()
+				select {
+				case <-ch.ready:
+					if ch.sub != nil {
+						ch.sub.Unsubscribe()
+					}
+				default: // subscribe sees that it is gone
 				}
 			}
 		}

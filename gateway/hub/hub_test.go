@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -339,3 +340,50 @@ func (c *counter) Deliver(run *hub.Run) int {
 }
 
 func (c *counter) Notify(hub.Notice, string) {}
+
+// slowBus takes no subscription until it may.
+type slowBus struct {
+	pubsub.Bus
+	may chan struct{}
+}
+
+func (b *slowBus) Subscribe(ctx context.Context, channel string, r pubsub.Receiver) (pubsub.Subscription, error) {
+	select {
+	case <-b.may:
+		return b.Bus.Subscribe(ctx, channel, r)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestWhoIsFirstWaitsNoLongerThanItWants: for a bus that is away, like those who come
+// to the same channel after it.
+func TestWhoIsFirstWaitsNoLongerThanItWants(t *testing.T) {
+	memory := pubsub.NewMemory()
+	defer memory.Close()
+	bus := &slowBus{memory, make(chan struct{})}
+	h, _ := newHub(t, hub.Options{Bus: bus, FirstUpdate: -1})
+	first, second := newClient(h, 0, hub.Manner{Format: hub.FormatStream}), newClient(h, 0, hub.Manner{Format: hub.FormatStream})
+	for _, c := range []*client{first, second} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := c.sub.Subscribe(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+		cancel()
+	}
+	// One that waits longer has it when the bus is there, though the first has left.
+	done := make(chan error)
+	third := newClient(h, 1, hub.Manner{Format: hub.FormatStream})
+	go func() { done <- third.sub.Subscribe(t.Context(), "a") }()
+	time.Sleep(20 * time.Millisecond)
+	close(bus.may)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	publish(t, memory, "a", "x")
+	third.wait(t, "x")
+	third.sub.Leave()
+	first.subscribe(t, "a") // it is not what it was: a new subscription, or the old one
+	publish(t, memory, "a", "y")
+	first.wait(t, "y")
+}

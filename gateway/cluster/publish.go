@@ -86,6 +86,12 @@ type becameAnswer struct {
 // say so before asked ends. An error is a *PublishError: items before it were
 // published, and nobody was asked about them.
 func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item) (*Report, error) {
+	return c.PublishThenCount(ctx, asked, items, func() {})
+}
+
+// PublishThenCount is PublishAndCount; accepted is called when the bus has all items, and
+// only the counting is left.
+func (c *Cluster) PublishThenCount(ctx, asked context.Context, items []*grip.Item, accepted func()) (*Report, error) {
 	report := &Report{Items: make([]ItemReport, len(items))}
 	if c.asker == nil && len(items) > 0 {
 		return nil, &PublishError{Channel: items[0].Channel, Err: ErrCannotAsk}
@@ -120,6 +126,7 @@ func (c *Cluster) PublishAndCount(ctx, asked context.Context, items []*grip.Item
 			of = append(of, i)
 		}
 	}
+	accepted()
 	for _, part := range c.askParts(asked, question.Items) {
 		report.Nodes = worse(report.Nodes, part.nodes)
 		for _, a := range part.answers {

@@ -93,6 +93,10 @@ const (
 	// and with the body limit the memory they take. Pushpin's limit.
 	publishingDefault = 128
 
+	// waitersMax bounds the publish requests that wait for what becomes of their items,
+	// and keep their bodies meanwhile.
+	waitersMax = 1024
+
 	// publishingWait is how long a publish waits for its turn among them before
 	// it is answered 503: long enough for a burst, too short for a pile.
 	publishingWait = 2 * time.Second
@@ -154,6 +158,10 @@ type Options struct {
 	// Publishing is how many publish requests are worked on at once. Zero means 128.
 	Publishing int
 
+	// Waiters is how many of them may wait for what becomes of their items. Zero means
+	// 1024.
+	Waiters int
+
 	// ListenerBytes is how much may wait for one listener of /api/subscribe.
 	// Zero means 1 MiB.
 	ListenerBytes int
@@ -187,8 +195,9 @@ type Control struct {
 	log           *slog.Logger
 	stats         stats
 
-	// publishing has a token for each publish that is worked on. Never closed.
-	publishing chan struct{}
+	// publishing has a token for each publish that is worked on, until the bus has its
+	// items; waiters one for each that asks what became of them. Never closed.
+	publishing, waiters chan struct{}
 
 	// ctx ends with Close: listeners end with it, and publishes that still wait
 	// for the bus.
@@ -226,6 +235,7 @@ func New(options Options) *Control {
 		log:           options.Log,
 		stats:         newStats(options.Metrics),
 		publishing:    make(chan struct{}, orDefault(options.Publishing, publishingDefault)),
+		waiters:       make(chan struct{}, orDefault(options.Waiters, waitersMax)),
 	}
 	if c.bus == nil {
 		panic("control: Options.Bus is nil")

@@ -390,6 +390,45 @@ func TestOnlySoManyPublishesAreWorkedOnAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// silentBus takes items, and nobody answers what became of them until it lets.
+type silentBus struct {
+	*pubsub.Memory
+	asked, let chan struct{}
+}
+
+func (b *silentBus) Ask(context.Context, string, []byte) (pubsub.Answers, error) {
+	b.asked <- struct{}{}
+	<-b.let
+	return pubsub.Answers{}, nil
+}
+
+// TestWhoWaitsForAReportKeepsNobodyElse: what it publishes has left already.
+func TestWhoWaitsForAReportKeepsNobodyElse(t *testing.T) {
+	bus := &silentBus{pubsub.NewMemory(), make(chan struct{}, 9), make(chan struct{})}
+	defer bus.Close()
+	_, url := api(t, control.Options{Bus: bus, Publishing: 1, Waiters: 3})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if answer, body := ask(t, "POST", url+"/publish/?wait=20s", oneItem); answer.StatusCode != 200 {
+				t.Errorf("got %d %q, want 200 for those that wait", answer.StatusCode, body)
+			}
+		})
+	}
+	for range 3 {
+		<-bus.asked
+	}
+	if answer, body := ask(t, "POST", url+"/publish/", oneItem); answer.StatusCode != 200 {
+		t.Errorf("got %d %q, want 200 for one that does not wait", answer.StatusCode, body)
+	}
+	answer, body := ask(t, "POST", url+"/publish/?wait=1s", oneItem)
+	if answer.StatusCode != 503 || answer.Header.Get("Retry-After") == "" || body != "Not published: too many publish requests wait for their report.\n" {
+		t.Errorf("got %d %q, want 503 for one more that waits", answer.StatusCode, body)
+	}
+	close(bus.let)
+	wg.Wait()
+}
+
 func TestMetricsHaveEveryReasonFromTheStart(t *testing.T) {
 	_, url := api(t, control.Options{Metrics: metrics.New()})
 	ask(t, "POST", url+"/publish/", oneItem)

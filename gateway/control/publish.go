@@ -53,12 +53,24 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 		refused(refusedInvalid, http.StatusBadRequest, "Not published: "+err.Error()+".")
 		return
 	}
+	if wait > 0 {
+		select {
+		case c.waiters <- struct{}{}:
+			defer func() { <-c.waiters }()
+		default:
+			w.Header().Set("Retry-After", retryAfter)
+			drain(w, r)
+			refused(refusedBusy, http.StatusServiceUnavailable, "Not published: too many publish requests wait for their report.")
+			return
+		}
+	}
 	if !c.takeTurn(r.Context()) {
 		w.Header().Set("Retry-After", retryAfter)
 		refused(refusedBusy, http.StatusServiceUnavailable, "Not published: too many publish requests at once.")
 		return
 	}
-	defer c.endTurn()
+	endTurn := sync.OnceFunc(c.endTurn) // whoever waits for a report is not worked on
+	defer endTurn()
 
 	body := takeBody(int(r.ContentLength))
 	defer body.release()
@@ -92,7 +104,7 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 			fmt.Sprintf("Not published: the key %q has published as much as it may. No item was published.", key.Name()))
 		return
 	}
-	accepted, report, err := c.spread(items, wait)
+	accepted, report, err := c.spread(items, wait, endTurn)
 	c.stats.items.Add(float64(accepted))
 	if err != nil {
 		channel := ""
@@ -121,12 +133,13 @@ func (c *Control) publish(w http.ResponseWriter, r *http.Request, key *access.Ke
 }
 
 // spread gives the items to the bus, and returns how many it accepted and, if the
-// publisher waits, what became of them. The error is a *cluster.PublishError.
-func (c *Control) spread(items []*grip.Item, wait time.Duration) (accepted int, report *cluster.Report, err error) {
+// publisher waits, what became of them: all is called before that, when it has accepted
+// all. The error is a *cluster.PublishError.
+func (c *Control) spread(items []*grip.Item, wait time.Duration, all func()) (accepted int, report *cluster.Report, err error) {
 	if wait > 0 {
 		ctx, cancel := context.WithTimeout(c.ctx, wait)
 		defer cancel()
-		report, err := c.cluster.PublishAndCount(c.ctx, ctx, items)
+		report, err := c.cluster.PublishThenCount(c.ctx, ctx, items, all)
 		var which *cluster.PublishError
 		if errors.As(err, &which) {
 			return which.Accepted, nil, err
@@ -191,7 +204,7 @@ func (c *Control) Request(_ context.Context, body []byte, wanted bool) (answer [
 	if _, over := overLimit(items, wanted); over != "" {
 		return refused(refusedInvalid, over)
 	}
-	accepted, report, err := c.spread(items, wait)
+	accepted, report, err := c.spread(items, wait, func() {})
 	c.stats.items.Add(float64(accepted))
 	if err != nil {
 		c.warnBus("", err)

@@ -14,6 +14,7 @@ import (
 	jsonpatch "github.com/evanphx/json-patch/v5"
 
 	"github.com/gripway/gripway/gateway/hub"
+	"github.com/gripway/gripway/gateway/origin"
 	"github.com/gripway/gripway/gateway/wire"
 	"github.com/gripway/gripway/grip"
 )
@@ -409,6 +410,7 @@ func published(stored *Answer, item *grip.ResponseItem, body []byte) (Answer, er
 	}
 	expose := header.Values("Grip-Expose-Headers")
 	grip.StripHeader(header)
+	origin.CleanHeader(header) // what the publisher has heard about a connection of its own
 	if expose != nil {
 		Expose(header, splitList(expose))
 	}

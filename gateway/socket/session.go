@@ -314,6 +314,9 @@ func (s *session) offerLocked(event wsoverhttp.Event) (pause bool) {
 // if nobody does already.
 func (s *session) startLocked(first ...wsoverhttp.Event) {
 	if !s.exchanging && !s.originDone {
+		if s.ask != nil {
+			s.ask.Stop() // until it is idle again
+		}
 		s.exchanging = true
 		go s.exchange(first)
 	}

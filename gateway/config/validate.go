@@ -99,13 +99,13 @@ func (c *Config) NoBus(err error) error {
 		return c.problem("nats-store-dir", c.NATSStoreDir, what)
 	}
 	// The server says which port it cannot have, in words of its own: ask again.
-	for key, address := range map[string]string{"nats-listen": c.NATSListen, "nats-cluster-listen": c.NATSClusterListen} {
-		if address == "" {
+	for _, listener := range []struct{ key, address string }{{"nats-listen", c.NATSListen}, {"nats-cluster-listen", c.NATSClusterListen}} {
+		if listener.address == "" {
 			continue
 		}
-		l, opened := net.Listen("tcp", address)
+		l, opened := net.Listen("tcp", listener.address)
 		if opened != nil {
-			return c.Unopened(key, address, opened)
+			return c.Unopened(listener.key, listener.address, opened)
 		}
 		l.Close()
 	}

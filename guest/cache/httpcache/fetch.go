@@ -158,7 +158,7 @@ func (f *Fetcher) Fetch(ctx context.Context, r *http.Request, o Override, send S
 	if err != nil {
 		return nil, err
 	}
-	if cause != nil && x.LedBy(func(owner any) bool { return LedFor(owner, cause) }) {
+	if cause != nil && !x.Ready() && x.LedBy(func(owner any) bool { return LedFor(owner, cause) }) {
 		x.GoAhead() // the leader's response is to be made of this one
 	}
 	if err := o.wait(ctx, x); err != nil {

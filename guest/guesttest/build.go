@@ -1,3 +1,5 @@
+// Package guesttest makes guests for tests, without a foreign toolchain: small ones
+// from WebAssembly's text form (WAT), real ones from Go sources (Build).
 package guesttest
 
 import (

@@ -12,7 +12,7 @@ func (m *Module) Encode() []byte {
 		size += len(m.Datas[i].Bytes) + 8
 	}
 	w := writer(make([]byte, 0, size))
-	w = append(w, "\x00asm\x01\x00\x00\x00"...)
+	w = append(w, Magic+"\x01\x00\x00\x00"...)
 	section(&w, sectionType, len(m.Types), func(w *writer, i int) {
 		w.byte(0x60)
 		w.name(string(m.Types[i].Params))

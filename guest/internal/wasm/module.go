@@ -31,8 +31,12 @@ const PageBytes = 65536
 var ErrComponent = errors.New("this is a component (WebAssembly component model), and only core modules run here: " +
 	"build the program for a core target like wasm32-wasip1, or take the core module out of the component")
 
+// Magic is what every module begins with; the version after it tells modules from
+// components.
+const Magic = "\x00asm"
+
 // ErrNotWasm answers what does not begin as WebAssembly does.
-var ErrNotWasm = errors.New("this is not WebAssembly: it does not begin with \\0asm")
+var ErrNotWasm = errors.New("this is not WebAssembly: it begins neither with \\0asm nor, as text, with a parenthesis")
 
 // Error is what is wrong with a module, and where.
 type Error struct {

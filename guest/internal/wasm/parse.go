@@ -32,7 +32,7 @@ var sectionOrder = [...]int{sectionType: 1, sectionImport: 2, sectionFunction: 3
 // Parse reads a module. What it returns shares b. Errors are *Error, ErrComponent
 // or ErrNotWasm.
 func Parse(b []byte) (m *Module, err error) {
-	if len(b) < 8 || string(b[:4]) != "\x00asm" {
+	if len(b) < 8 || string(b[:4]) != Magic {
 		return nil, ErrNotWasm
 	}
 	switch string(b[4:8]) {

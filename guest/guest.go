@@ -131,8 +131,9 @@ type LoadOptions struct {
 	// Name is what logs call it.
 	Name string
 
-	// ABI is the name of the ABI; empty finds out.
-	ABI string
+	// Assume is the ABI of a program that shows no sign of any, as one that imports
+	// nothing but WASI. Empty refuses such a program.
+	Assume string
 
 	// Service is what the ABI has to know of it, like a *compute.Service.
 	Service any
@@ -220,14 +221,8 @@ func (r *Runtime) load(ctx context.Context, code []byte, opts LoadOptions) (*Pro
 		return nil, err
 	}
 	p := &Program{opts: opts, log: r.opts.Log.With("guest", opts.Name), runtime: r, module: describe(parsed)}
-	for _, a := range r.abis {
-		if opts.ABI == a.abi.Name() || opts.ABI == "" && a.abi.Recognise(&p.module) {
-			p.abi = a
-			break
-		}
-	}
-	if p.abi == nil {
-		return nil, unknown(&p.module, opts.ABI)
+	if p.abi, err = r.abiOf(&p.module, &opts); err != nil {
+		return nil, err
 	}
 	prepare := wasm.Options{Known: p.abi.function, MemoryMax: uint32(opts.Limits.MemoryBytes / wasm.PageBytes), NoChecks: opts.NoChecks}
 	if parker, ok := p.abi.abi.(Parker); ok && opts.Snapshot {
@@ -305,12 +300,28 @@ func unknownImports(p *wasm.Prepared) []Import {
 	return list
 }
 
-// unknown says why no ABI took a module: of some platforms it is known what they look
-// like, and nothing more.
-func unknown(m *Module, abi string) error {
-	if abi != "" {
-		return fmt.Errorf("platform %q: %w", abi, ErrUnknownABI)
+// abiOf finds out what ABI a module was written for.
+func (r *Runtime) abiOf(m *Module, opts *LoadOptions) (*abiRuntime, error) {
+	for _, a := range r.abis {
+		if a.abi.Recognise(m) {
+			return a, nil
+		}
 	}
+	err := unknown(m)
+	if err == nil {
+		for _, a := range r.abis {
+			if opts.Assume == a.abi.Name() {
+				return a, nil
+			}
+		}
+		err = fmt.Errorf("it imports nothing of an edge platform: %w", ErrUnknownABI)
+	}
+	return nil, err
+}
+
+// unknown says why no ABI took a module: of some platforms it is known what they look
+// like, and nothing more. It is nil for a program that may be anybody's.
+func unknown(m *Module) error {
 	starts := func(prefix string) bool {
 		for _, e := range m.Exports {
 			if strings.HasPrefix(e, prefix) {
@@ -335,14 +346,12 @@ func unknown(m *Module, abi string) error {
 		platform = "a FastEdge app"
 	case imports("env", "hostcall_"):
 		platform = "a Terrarium guest"
-	case starts("_start") && imports(wasi.Module, ""):
-		platform = "a WASI program that imports nothing of an edge platform"
 	case starts("_initialize") && !starts("_start"):
 		return fmt.Errorf("this is a library: it exports _initialize, and no _start: %w", ErrUnknownABI)
 	case !starts("_start"):
 		return fmt.Errorf("it exports no _start, as programs do: %w", ErrUnknownABI)
 	default:
-		return ErrUnknownABI
+		return nil
 	}
 	return fmt.Errorf("this is %s, which is not supported yet: %w", platform, ErrUnknownABI)
 }

@@ -593,6 +593,9 @@ func TestUnknownImportsAreNamed(t *testing.T) {
 	if err != nil || fmt.Sprint(p.Module().Unknown) != "[{elsewhere f}]" {
 		t.Fatalf("got %v, %v", p, err)
 	}
+	if _, err := runtime.Load(t.Context(), module(`(func (export "_start"))`), guest.LoadOptions{Name: "g", Assume: "tiny"}); err != nil {
+		t.Errorf("a program with no sign of any platform: %v", err)
+	}
 	for _, c := range []struct {
 		wasm []byte
 		opts guest.LoadOptions
@@ -609,7 +612,10 @@ func TestUnknownImportsAreNamed(t *testing.T) {
 		{module(`(import "tiny" "next" (func (result i32))) (memory 3000)`), guest.LoadOptions{}, "the memory begins with 3000 pages, 2048 may be"},
 		{module(`(import "tiny" "next" (func (result i32))) (func (export "_start") (i32.add (i32.const 1)))`), guest.LoadOptions{}, "invalid"},
 		{[]byte("\x00asm\x0d\x00\x01\x00"), guest.LoadOptions{}, "this is a component"},
-		{module(`(func)`), guest.LoadOptions{ABI: "nobody's"}, `platform "nobody's"`},
+		{module(`(import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) (func (export "_start"))`), guest.LoadOptions{}, "it imports nothing of an edge platform: no platform known here"},
+		{module(`(import "env" "hostcall_init" (func)) (func (export "_start"))`), guest.LoadOptions{Assume: "tiny"}, "a Terrarium guest, which is not supported yet"},
+		{module(`(func)`), guest.LoadOptions{Assume: "tiny"}, "it exports no _start"},
+		{module(`(func (export "_start"))`), guest.LoadOptions{Assume: "nobody's"}, "no platform known here"},
 	} {
 		if _, err := runtime.Load(t.Context(), c.wasm, c.opts); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want %q", err, c.want)

@@ -40,7 +40,7 @@ func buildGuest(name, program string) (string, error) {
 			return "", fmt.Errorf("guest %s: go build: %w\n%s", name, err, out.Bytes())
 		}
 		// So that no gateway has to while a script waits for it.
-		check := exec.CommandContext(ctx, program, "check", "--guest", name+",file="+module+",trap-unknown", "--route", "*,guest="+name, "--guest-cache", guestCache())
+		check := exec.CommandContext(ctx, program, "check", "--guest", name+",file="+module, "--route", "*,guest="+name, "--guest-cache", guestCache())
 		for _, pair := range os.Environ() {
 			if !strings.HasPrefix(pair, "GRIPWAY_") { // a setting, or for us
 				check.Env = append(check.Env, pair)

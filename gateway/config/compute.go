@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -40,15 +41,15 @@ type GuestFlags struct {
 	LogStdout    bool     `name:"log-stdout" help:"Treat the guest's standard output as a log endpoint: each line begins with its name."`
 	LogStderr    bool     `name:"log-stderr" help:"The same for standard error."`
 	Env          []string `name:"env" sep:"none" placeholder:"NAME=VALUE" help:"Add to the guest's environment. May be repeated."`
-	Unknown      string   `name:"unknown-import-behavior" enum:"link-error,trap" default:"link-error" placeholder:"WHAT" help:"What becomes of a guest that imports what is not known here: link-error refuses it, trap fails it when it calls that."`
+	Unknown      string   `name:"unknown-import-behavior" enum:"link-error,trap" default:"trap" placeholder:"WHAT" help:"What becomes of a guest that imports what is not known here: trap (the default) fails it when it calls that, link-error refuses it."`
 	ProxyPort    int      `name:"local-pushpin-proxy-port" placeholder:"PORT" help:"Hand off to the Pushpin there. Without: to this gateway itself."`
 	Verbose      int      `name:"verbose" short:"v" type:"counter" help:"Log more: -v informs, -vv has everything."`
 	Profile      string   `name:"profile" placeholder:"STRATEGY" help:"Not supported: a warning."`
 	Experimental []string `name:"experimental_modules" hidden:""`
 	Adapt        bool     `name:"adapt" hidden:""`
-	Exceptions   bool     `name:"wasm-exceptions" hidden:""`
-	GC           bool     `name:"wasm-gc" hidden:""`
-	ComponentGC  bool     `name:"wasm-cm-gc" hidden:""`
+
+	// Features are the flags that begin with --wasm-.
+	Features []string `kong:"-"`
 }
 
 // GuestCommand serves one guest where developers work.
@@ -108,7 +109,7 @@ func guestArgs(args []string) (rest []string, asked bool) {
 	if len(args) == 0 {
 		return args, false
 	}
-	if args[0] == asViceroy || args[0] == "run" {
+	if args[0] == asViceroy || args[0] == "run" || args[0] == "adapt" {
 		return args, true
 	}
 	first := 0
@@ -179,7 +180,12 @@ func parseGuest(args, environ []string, output Output) (command Command, err err
 			panic(r)
 		}
 	}()
+	if len(args) > 0 && args[0] == "adapt" {
+		return nil, &UsageError{errors.New("adapt makes a component of a module: components do not run here, and modules need no adapting"), "for help, type: gripway app.wasm --help"}
+	}
 	args, g.Run.Args = programArgs(args)
+	args, features := wasmFeatures(args)
+	g.Serve.Features, g.Run.Features = features, features
 	ctx, err := parser.Parse(args)
 	if err != nil {
 		return nil, &UsageError{err, "for help, type: gripway app.wasm --help"}
@@ -190,6 +196,22 @@ func parseGuest(args, environ []string, output Output) (command Command, err err
 	}
 	g.Serve.fill(said, environ)
 	return &g.Serve, nil
+}
+
+// wasmFeatures takes out what turns features of Viceroy's engine on and off, like
+// --wasm-gc: which of them there are changes with its versions.
+func wasmFeatures(args []string) (rest, features []string) {
+	for i, word := range args {
+		switch {
+		case word == "--":
+			return append(rest, args[i:]...), features
+		case strings.HasPrefix(word, "--wasm-"):
+			features = append(features, word)
+		default:
+			rest = append(rest, word)
+		}
+	}
+	return rest, features
 }
 
 // programArgs divides the words of run after the module: whatever follows it is the
@@ -268,13 +290,25 @@ func (g *GuestCommand) fill(said map[string]given, environ []string) {
 		c.Route = []Route{{Line: "*,guest=" + quoteWord(program.Name), Where: g.Module, Domain: "*", Guest: program.Name}}
 		c.given["route"] = given{layer: layerFlag, values: []*value{{text: c.Route[0].Line}}}
 	}
-	if g.Profile != "" {
-		c.warned = append(c.warned, Problem{Where: "--profile", Value: g.Profile, What: "profiles are not supported here: it is ignored"})
+	c.warned = append(append(c.warned, g.ignored()...), manifest.Warnings...)
+}
+
+// ignored are the flags that are taken and do nothing.
+func (f *GuestFlags) ignored() (warnings Problems) {
+	if f.Profile != "" {
+		warnings = append(warnings, Problem{Where: "--profile", Value: f.Profile, What: "profiles are not supported here: it is ignored"})
 	}
-	if len(g.Experimental) > 0 {
-		c.warned = append(c.warned, Problem{Where: "--experimental_modules", Value: strings.Join(g.Experimental, ","), What: "it has no meaning here, and is ignored"})
+	const meaningless = "it has no meaning here, and is ignored"
+	if len(f.Experimental) > 0 {
+		warnings = append(warnings, Problem{Where: "--experimental_modules", Value: strings.Join(f.Experimental, ","), What: meaningless})
 	}
-	c.warned = append(c.warned, manifest.Warnings...)
+	if f.Adapt {
+		warnings = append(warnings, Problem{Where: "--adapt", What: "core modules run here as they are: it is ignored"})
+	}
+	for _, feature := range f.Features {
+		warnings = append(warnings, Problem{Where: feature, What: "WebAssembly 2.0 is what runs here, whatever is turned on: it is ignored"})
+	}
+	return warnings
 }
 
 // guest is the guest that the flags describe.
@@ -301,7 +335,7 @@ func (r *RunCommand) fill(environ []string) {
 	c := &r.Config
 	c.command = "run"
 	program, problems := r.guest(r.Module)
-	level := "error"
+	level := "warn"
 	switch {
 	case r.Verbose == 1:
 		level = "info"
@@ -312,6 +346,7 @@ func (r *RunCommand) fill(environ []string) {
 	c.unread = append(wrong, problems...)
 	c.setAll(env, map[string]given{"log-level": {layer: layerDefault, values: []*value{{text: level}}}})
 	c.Guest = []Guest{program}
+	c.warned = r.ignored()
 }
 
 // Problems is all that is wrong with the settings of a run.

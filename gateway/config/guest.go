@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"errors"
@@ -55,7 +54,7 @@ type Guest struct {
 	Private bool
 
 	// TrapUnknown lets a guest import what is not known here, and fails it when it
-	// calls that.
+	// calls that. It is on unless the guest says trap-unknown=false.
 	TrapUnknown bool
 
 	// Snapshot starts each sandbox from the state in which the first one asked for
@@ -134,7 +133,7 @@ func readGuest(v *value, path, dir string) (Guest, []error) {
 		s = sections[0]
 	}
 
-	g := Guest{Name: s.value, Line: formatLine([]section{s}, false), Cache: true, LogRate: guestLogRate}
+	g := Guest{Name: s.value, Line: formatLine([]section{s}, false), Cache: true, TrapUnknown: true, LogRate: guestLogRate}
 	said := make(map[string]bool)
 	for _, o := range s.options {
 		if said[o.name] && o.name != "env" && o.name != "self" && o.name != "publish" {
@@ -207,20 +206,12 @@ func (g *Guest) readOption(o option, dir string) error {
 	switch o.name {
 	case "private":
 		return readFlag(o, &g.Private)
-	case "trap-unknown":
-		return readFlag(o, &g.TrapUnknown)
 	case "snapshot":
 		return readFlag(o, &g.Snapshot)
 	case "cache":
-		if o.bare {
-			g.Cache = true
-			return nil
-		}
-		on, err := decodeBool(o.value)
-		if err != nil {
-			return fmt.Errorf("option cache: %w", err)
-		}
-		g.Cache = on
+		return readSwitch(o, &g.Cache)
+	case "trap-unknown":
+		return readSwitch(o, &g.TrapUnknown)
 	case "publish":
 		if o.value == "" { // none
 			g.Publish = []string{}
@@ -452,10 +443,6 @@ func (g *Guest) Read() (module []byte, manifest *Fastly, problems Problems) {
 // moduleBytesMax bounds a module: the largest known are a tenth of it.
 const moduleBytesMax = 256 << 20
 
-// moduleMagic begins every module; the version after it tells modules from
-// components.
-var moduleMagic = []byte("\x00asm")
-
 func readModule(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -467,16 +454,13 @@ func readModule(path string) ([]byte, error) {
 		return nil, fmt.Errorf("it is longer than %d bytes", moduleBytesMax)
 	}
 	data, err := os.ReadFile(path)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("the module cannot be read: %w", bare(err))
-	case !bytes.HasPrefix(data, moduleMagic):
-		what := "it is no WebAssembly"
-		if filepath.Ext(path) == ".wat" {
-			what = "it is WebAssembly as text: want it assembled, with wat2wasm"
-		}
-		return nil, errors.New(what)
-	case len(data) >= 8 && data[6] != 0:
+	}
+	if data, err = guest.Binary(data); err != nil {
+		return nil, err
+	}
+	if len(data) >= 8 && data[6] != 0 {
 		return nil, errors.New("it is a component: want a core module, which SDKs build for wasm32-wasip1")
 	}
 	return data, nil

@@ -147,8 +147,8 @@ healthcheck = {check_interval = 1000, timeout = 200, host = "h.test", method = "
 func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 	dir := t.TempDir()
 	writeIn(t, dir, "app.wasm", module)
-	writeIn(t, dir, "text.wat", "(module)")
-	writeIn(t, dir, "text.wasm", "(module)")
+	writeIn(t, dir, "text.wat", "(module\n(frob))")
+	writeIn(t, dir, "text.wasm", "hello")
 	writeIn(t, dir, "component.wasm", "\x00asm\x0d\x00\x01\x00")
 	writeIn(t, dir, "bad.toml", "[local_server.backends.app]\nurl = 'ftp://a'\n")
 	for _, test := range []struct{ name, text, want string }{
@@ -156,8 +156,9 @@ func TestWhatIsWrongWithGuestsHasItsLine(t *testing.T) {
 		{"no name", "[[guest]]\nfile = 'app.wasm'", "gripway.toml:1: guest: it has no name: routes say guest=NAME"},
 		{"no file", "[[guest]]\nname = 'a'", `gripway.toml:1: guest: guest "a": want file, a module of WebAssembly`},
 		{"not there", "[[guest]]\nname = 'a'\nfile = 'b.wasm'", `the module cannot be read: no such file or directory`},
-		{"text", "[[guest]]\nname = 'a'\nfile = 'text.wat'", "it is WebAssembly as text"},
-		{"no module", "[[guest]]\nname = 'a'\nfile = 'text.wasm'", "it is no WebAssembly"},
+		{"text", "[[guest]]\nname = 'a'\nfile = 'text.wat'", `gripway.toml:1: guest "text.wat": line 2: field (frob …) is unknown`},
+		{"no module", "[[guest]]\nname = 'a'\nfile = 'text.wasm'", "this is not WebAssembly: it begins neither with"},
+		{"a switch", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\ntrap-unknown = 'perhaps'", `gripway.toml:4: guest: option trap-unknown: want true or false`},
 		{"a component", "[[guest]]\nname = 'a'\nfile = 'component.wasm'", "it is a component"},
 		{"limits", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nlimits = 'all'", `gripway.toml:4: guest: limits "all": want fastly`},
 		{"number", "[[guest]]\nname = 'a'\nfile = 'app.wasm'\nbackend-requests = 'many'", `gripway.toml:4: guest: backend-requests "many": want a number, or 0 for no limit`},
@@ -206,7 +207,7 @@ func TestTheCommandLineOfViceroy(t *testing.T) {
 	}{
 		{"alone", []string{wasm}, func(g *config.GuestCommand) bool {
 			return g.Listen[0] == "127.0.0.1:7676" && g.ControlListen == "127.0.0.1:5561" && g.QuietControl && g.SigIss == "viceroy" &&
-				g.SigKey.Reveal() == "viceroy_dev_signing_key_dont_use_in_production" && g.LogLevel == "warn" && g.Config.Guest[0].Private
+				g.SigKey.Reveal() == "viceroy_dev_signing_key_dont_use_in_production" && g.LogLevel == "warn" && g.Config.Guest[0].Private && g.Config.Guest[0].TrapUnknown && len(g.Warnings()) == 0
 		}},
 		{"as the Fastly CLI calls it", []string{"-v", "-C", manifest, "--addr", "127.0.0.1:23456", wasm, "--debug", "--profile=guest,dir"}, func(g *config.GuestCommand) bool {
 			return g.Listen[0] == "127.0.0.1:23456" && g.ControlListen == "127.0.0.1:5599" && g.HandoffListen == "127.0.0.1:7677" && !g.QuietControl && g.LogLevel == "info" && g.Debug &&
@@ -215,9 +216,13 @@ func TestTheCommandLineOfViceroy(t *testing.T) {
 		{"with a Pushpin", []string{"serve", "-C", bare, "--local-pushpin-proxy-port=7677", wasm}, func(g *config.GuestCommand) bool {
 			return g.ControlListen == "" && g.ProxyPort == 7677 && g.HandoffListen == ""
 		}},
-		{"flags of ours", []string{"serve", "--listen", ":8000", "--sig-iss", "me", wasm, "--env", "A=b", "--env=C=d,e", "--unknown-import-behavior=trap", "-vv"}, func(g *config.GuestCommand) bool {
+		{"flags of ours", []string{"serve", "--listen", ":8000", "--sig-iss", "me", wasm, "--env", "A=b", "--env=C=d,e", "--unknown-import-behavior=link-error", "-vv"}, func(g *config.GuestCommand) bool {
 			env := g.Config.Guest[0].Env
-			return g.Listen[0] == ":8000" && g.SigIss == "me" && len(env) == 2 && env[1][1] == "d,e" && g.Config.Guest[0].TrapUnknown && g.LogLevel == "debug"
+			return g.Listen[0] == ":8000" && g.SigIss == "me" && len(env) == 2 && env[1][1] == "d,e" && !g.Config.Guest[0].TrapUnknown && g.LogLevel == "debug"
+		}},
+		{"features of Viceroy's engine", []string{"--wasm-gc", wasm, "--wasm-of-tomorrow=true", "--adapt"}, func(g *config.GuestCommand) bool {
+			warnings := g.Warnings().Error()
+			return len(g.Warnings()) == 3 && strings.Contains(warnings, "--wasm-gc: ") && strings.Contains(warnings, "--wasm-of-tomorrow=true: ") && strings.Contains(warnings, "--adapt: ")
 		}},
 		{"the long name of -C", []string{"serve", "--config", manifest, wasm}, func(g *config.GuestCommand) bool { return g.Config.Guest[0].Manifest == manifest }},
 	} {
@@ -245,6 +250,13 @@ func TestTheCommandLineOfViceroy(t *testing.T) {
 	}
 	if r := command.(*config.RunCommand); r.Manifest != manifest || !reflect.DeepEqual(r.Args, []string{"-test.v", "--addr", "x"}) {
 		t.Errorf("run: got %+v", r)
+	}
+	command, err = config.Parse([]string{"run", "--wasm-gc", wasm, "--wasm-exceptions"}, nil, config.Output{})
+	if r, ok := command.(*config.RunCommand); err != nil || !ok || !reflect.DeepEqual(r.Args, []string{"--wasm-exceptions"}) || len(r.Warnings()) != 1 {
+		t.Errorf("run with features: got %+v, %v", command, err)
+	}
+	if _, err = config.Parse([]string{"adapt", wasm}, nil, config.Output{}); err == nil || !strings.Contains(err.Error(), "components do not run here") {
+		t.Errorf("adapt: got %v", err)
 	}
 
 	for _, args := range [][]string{{"serve", "--guest", "a,file=app.wasm", "--route", "*,guest=a"}, {"serve", "--config", "gripway.toml"}, {"check", "app.wasm"}, {"publish", "room", "app.wasm"}} {

@@ -626,6 +626,20 @@ func readFlag(o option, flag *bool) error {
 	return nil
 }
 
+// readSwitch reads an option that is on until it says otherwise.
+func readSwitch(o option, on *bool) error {
+	*on = true
+	if o.bare {
+		return nil
+	}
+	v, err := decodeBool(o.value)
+	if err != nil {
+		return fmt.Errorf("option %s: %w", o.name, err)
+	}
+	*on = v
+	return nil
+}
+
 func readHost(o option) error {
 	if strings.ContainsAny(o.value, "/ ") || !httpguts.ValidHostHeader(o.value) {
 		return fmt.Errorf("%s %q: want a host name, with a port if need be", o.name, o.value)

@@ -271,12 +271,16 @@ func loadOptions(c *config.Guest, manifest *config.Fastly, backends guest.Backen
 	for _, pair := range c.Env {
 		env[pair[0]] = pair[1]
 	}
-	return guest.LoadOptions{
+	options := guest.LoadOptions{
 		Name:     c.Name,
 		Service:  service,
 		Limits:   guest.Limits{MemoryBytes: int64(c.Memory), CPU: c.CPU, Wall: c.Wall},
 		Snapshot: c.Snapshot, StrictImports: !c.TrapUnknown,
 	}
+	if developer != nil || c.Manifest != "" { // which is Compute's
+		options.Assume = compute.Name
+	}
+	return options
 }
 
 // hostname is this machine's, whatever it is called.

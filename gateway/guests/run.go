@@ -65,7 +65,7 @@ func Run(ctx context.Context, c *config.RunCommand, log *slog.Logger) int {
 	if problems = append(c.Problems(), problems...); len(problems) > 0 {
 		return failed(problems)
 	}
-	for _, warning := range manifest.Warnings {
+	for _, warning := range append(c.Warnings(), manifest.Warnings...) {
 		log.Warn(warning.Error())
 	}
 	runtime, err := guest.NewRuntime(runtimeOptions(&c.Config, log))
@@ -86,7 +86,6 @@ func Run(ctx context.Context, c *config.RunCommand, log *slog.Logger) int {
 	options := loadOptions(program, manifest, backends, stores, log, &c.GuestFlags)
 	service := options.Service.(*compute.Service)
 	service.Args, service.Stdin = c.Args, os.Stdin
-	options.ABI = compute.Name // of a program that imports nothing of it, too
 	options.Limits.CPU, options.Limits.Wall = runTimeMax, runTimeMax
 	loaded, err := runtime.Load(ctx, module, options)
 	if err != nil {

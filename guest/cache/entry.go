@@ -205,7 +205,7 @@ func (c *Cache) put(e *entry, o *Object, request Request) {
 
 // base is what an object weighs besides its body.
 func (o *Object) base() int64 {
-	n := objectBytes + o.keep.ValueBytes + int64(len(o.entry.key)+len(o.variant))
+	n := objectBytes + o.keep.ValueBytes + int64(len(o.entry.key)+len(o.variant)+len(o.keep.VaryText))
 	for _, key := range o.keep.SurrogateKeys {
 		n += int64(len(key)) + 64 // its place in the index
 	}

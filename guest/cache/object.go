@@ -20,6 +20,9 @@ type Keep struct {
 	// Vary are the names that the request has to agree in. At most VaryNamesMax.
 	Vary []string
 
+	// VaryText is Vary as it was written, for who asks; "" is the names with spaces.
+	VaryText string
+
 	// SurrogateKeys are what it can be purged by.
 	SurrogateKeys []string
 

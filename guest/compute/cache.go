@@ -1,12 +1,14 @@
 package compute
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gripway/gripway/guest/cache"
 	"github.com/gripway/gripway/guest/cache/httpcache"
@@ -303,7 +305,7 @@ func (c *call) writeOptions(i int, mayVary bool) (keep cache.Keep, by cache.Requ
 		}
 	}
 	if mask&writeVary != 0 {
-		if keep.Vary, st = c.varyRule(record, 12); st != statusOK {
+		if keep.Vary, _, st = c.varyRule(record, 12); st != statusOK {
 			return keep, nil, st
 		}
 	}
@@ -346,20 +348,26 @@ func (c *call) writeOptions(i int, mayVary bool) (keep cache.Keep, by cache.Requ
 	return keep, by, statusOK
 }
 
-// varyRule reads a list of names, by spaces, whose address is in a record.
-func (c *call) varyRule(record []byte, at int) ([]string, status) {
+// varyRule reads a list of names whose address is in a record. They are divided by
+// spaces; programs that hand on what they find in a header Vary have commas as well.
+func (c *call) varyRule(record []byte, at int) (names []string, text string, st status) {
 	list, st := c.field(record, at)
 	if st != statusOK {
-		return nil, st
+		return nil, "", st
 	}
-	var names []string
-	for name := range strings.FieldsSeq(string(list)) {
+	text = string(list)
+	for name := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
 		if checkName([]byte(name)) != statusOK {
-			return nil, statusInvalid
+			return nil, "", statusInvalid
 		}
 		names = append(names, lower(name))
 	}
-	return names, statusOK
+	return names, text, statusOK
+}
+
+// varyText is a list of names as whoever stored it wrote it.
+func varyText(keep *cache.Keep) string {
+	return cmp.Or(keep.VaryText, strings.Join(keep.Vary, " "))
 }
 
 // addEntry gives the guest a handle of an entry: it goes to parameter i.

@@ -696,6 +696,20 @@ func TestAGuestDrivesTheHTTPCache(t *testing.T) {
 		short := g.record(httpLookupBytes, func(r []byte) { g.putText(r, 0, "short") })
 		g.want(statusInvalid, "http_cache.transaction_lookup", g.requestTo("GET", "http://example.com/a?b"), httpLookupKey, short, g.room(4))
 		g.want(statusUnsupported, "http_cache.transaction_lookup", g.requestTo("GET", "http://example.com/a?b"), 1<<7, short, g.room(4))
+
+		// Names to vary by, as a program finds them in a header. It gets them back so.
+		varied := func(agent string) uint32 {
+			return g.result("http_cache.transaction_lookup", g.requestTo("GET", "http://example.com/vary", "Accept: y", "User-Agent: "+agent), 0, 0)
+		}
+		options := g.write56(60e9, func(r []byte) { g.putText(r, 8, "Accept, user-agent") })
+		w := g.result("http_cache.transaction_insert", varied("one"), g.responseOf(200), httpWriteVary, options)
+		g.must("http_body.close", w)
+		h = varied("one")
+		g.wantState("the same agent", "http_cache.get_state", h, fresh)
+		if got := g.filled("http_cache.get_vary_rule", h); got != "Accept, user-agent" {
+			g.Errorf("vary %q", got)
+		}
+		g.wantState("another agent", "http_cache.get_state", varied("two"), cache.MustInsert)
 	})
 }
 

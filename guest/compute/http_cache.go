@@ -53,7 +53,7 @@ var httpCacheCalls = map[string]hostcall{
 		return c.fillText(1, strings.Join(hit.Keep().SurrogateKeys, " "))
 	}),
 	"get_vary_rule": ofHTTPHit(func(c *call, hit *cache.Hit) status {
-		return c.fillText(1, strings.Join(hit.Keep().Vary, " "))
+		return c.fillText(1, varyText(hit.Keep()))
 	}),
 }
 
@@ -280,7 +280,7 @@ func (c *call) httpWriteOptions(i int) (keep cache.Keep, st status) {
 	}
 	keep.MaxAge = nanoseconds(record)
 	if mask&httpWriteVary != 0 {
-		if keep.Vary, st = c.varyRule(record, 8); st != statusOK {
+		if keep.Vary, keep.VaryText, st = c.varyRule(record, 8); st != statusOK {
 			return keep, st
 		}
 	}
@@ -571,7 +571,7 @@ func httpCacheSuggestedOptions(c *call) status {
 			binary.LittleEndian.PutUint64(record[at:], n)
 		}
 	}
-	if st := list(httpWriteVary, 8, strings.Join(keep.Vary, " ")); st != statusOK {
+	if st := list(httpWriteVary, 8, varyText(&keep)); st != statusOK {
 		return st
 	}
 	if st := list(httpWriteKeys, 32, strings.Join(keys, " ")); st != statusOK {

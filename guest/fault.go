@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/tetratelabs/wazero/sys"
+
+	"github.com/gripway/gripway/guest/internal/wasm"
 )
 
 // FaultKind is why a guest ended before its time.
@@ -43,6 +45,22 @@ func (f *Fault) Error() string {
 	return fmt.Sprintf("guest failed (%s): %s", f.Kind, f.Text)
 }
 
+// stackBegin is what wazero puts before the guest's stack in an error.
+const stackBegin = "\nwasm stack trace:"
+
+// at is the fault with the guest's stack, if err has one: it tells where a guest spins
+// that was stopped.
+func (f *Fault) at(err error) *Fault {
+	_, stack, found := strings.Cut(err.Error(), stackBegin)
+	if !found || strings.Contains(f.Text, stackBegin) {
+		return f
+	}
+	if own, rest, _ := strings.Cut(strings.TrimPrefix(stack, "\n"), "\n"); strings.HasPrefix(own, "\t"+wasm.HostModule+".") {
+		stack = "\n" + rest // the guest did not call that: it was put there
+	}
+	return &Fault{Kind: f.Kind, Code: f.Code, Text: f.Text + stackBegin + stack}
+}
+
 // classify makes a Fault of what a call of a guest's function returned; nil for
 // one that ended well. The context decides before the exit code does: a guest can
 // exit with any.
@@ -52,11 +70,11 @@ func classify(ctx context.Context, err error) *Fault {
 	}
 	var fault *Fault
 	if errors.As(err, &fault) {
-		return fault
+		return fault.at(err)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		if errors.As(cause, &fault) {
-			return fault
+			return fault.at(err)
 		}
 		return &Fault{Kind: FaultEnded, Text: cause.Error()}
 	}

@@ -343,6 +343,7 @@ func TestWhatBecomesOfAGuestIsSaid(t *testing.T) {
 		says       string
 	}{
 		{"a loop", `(func (export "_start") (drop (call $next)) (loop $l (br $l)))`, guest.FaultCPU, "more than 50ms"},
+		{"a loop that is found", `(func $spin (loop $l (br $l))) (func $begin (export "_start") (call $spin))`, guest.FaultCPU, "\nwasm stack trace:\n\t.spin()\n\t.begin()"},
 		{"a loop before its request", `(func (export "_start") (loop $l (br $l)))`, guest.FaultCPU, ""},
 		{"a recursion", `(func $f (param i32) (result i32) (if (result i32) (local.get 0)
 			(then (i32.add (call $f (i32.sub (local.get 0) (i32.const 1))) (call $f (i32.sub (local.get 0) (i32.const 1))))) (else i32.const 0)))
@@ -355,7 +356,7 @@ func TestWhatBecomesOfAGuestIsSaid(t *testing.T) {
 		{"unreachable", `(func (export "_start") unreachable)`, guest.FaultAbort, "unreachable"},
 		{"an exit", `(func (export "_start") (call $exit (i32.const 3)))`, guest.FaultExit, "exited with code 3"},
 		{"too much memory", `(memory 1) (func (export "_start") (if (i32.eq (memory.grow (i32.const 4)) (i32.const -1)) (then unreachable)))`, guest.FaultMemory, "more than its 262144 bytes"},
-		{"an unknown import", `(import "tiny" "gone" (func $gone)) (func (export "_start") (call $gone))`, guest.FaultImport, `the import "tiny" "gone" was called`},
+		{"an unknown import", `(import "tiny" "gone" (func $gone)) (func $begin (export "_start") (call $gone))`, guest.FaultImport, "the import \"tiny\" \"gone\" was called, which is not known here\nwasm stack trace:\n\t.gone()\n\t.begin()"},
 		{"a host function", `(func (export "_start") (call $break))`, guest.FaultHost, "a host function's own fault"},
 		{"a start function", `(func $s unreachable) (start $s) (func (export "_start"))`, guest.FaultAbort, ""},
 	} {

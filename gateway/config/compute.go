@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -34,6 +35,10 @@ const developerListen = "127.0.0.1:7676"
 // developerHeaderBytes is the longest header of a request there: Fastly takes 69 kB
 // in each.
 const developerHeaderBytes = "128KiB"
+
+// developerCPU bounds what a guest computes there for one request: Viceroy has no
+// limit, and programs that were not compiled to be fast take ten times as long.
+const developerCPU = 2 * time.Minute
 
 // GuestFlags are what whoever develops a guest types: Viceroy's flags.
 type GuestFlags struct {
@@ -315,7 +320,7 @@ func (f *GuestFlags) ignored() (warnings Problems) {
 func (f *GuestFlags) guest(module string) (Guest, Problems) {
 	program := Guest{
 		Name: strings.TrimSuffix(filepath.Base(module), filepath.Ext(module)), Where: module, File: module, Manifest: f.Manifest,
-		Publish: publishHosts, Private: true, TrapUnknown: f.Unknown == "trap",
+		Publish: publishHosts, Private: true, TrapUnknown: f.Unknown == "trap", CPU: developerCPU,
 	}
 	program.Line = program.Name + ",file=" + quoteWord(module)
 	var problems Problems

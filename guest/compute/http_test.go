@@ -590,6 +590,7 @@ func TestGzipIsTakenOffWhereAskedFor(t *testing.T) {
 		plain          bool
 	}{
 		{"asked", "gzip", 1, true},
+		{"by its old name", "X-Gzip", 1, true},
 		{"not asked", "gzip", 0, false},
 		{"something else", "br", 1, false},
 	} {

@@ -57,7 +57,10 @@ func logWrite(c *call) status {
 	if st != statusOK {
 		return st
 	}
-	c.logLine(c.endpoints[c.u32(0)], message)
+	// One newline is where a message ends; a message of nothing else is none.
+	if text := bytes.TrimSuffix(message, []byte("\n")); len(text) > 0 {
+		c.logLine(c.endpoints[c.u32(0)], text)
+	}
 	return c.put32(3, uint32(len(message)))
 }
 
@@ -67,7 +70,6 @@ func (b *sandbox) logLine(endpoint string, message []byte) {
 	if to == nil {
 		return
 	}
-	message = bytes.TrimRight(message, "\r\n")
 	attributes := []any{"guest", b.Program.Name(), "endpoint", endpoint}
 	if b.current != nil {
 		attributes = append(attributes, "request", b.current.id)
@@ -93,7 +95,7 @@ func (b *sandbox) output(to io.Writer, endpoint string) io.Writer {
 		return nil
 	}
 	lines := &guest.Lines{Line: func(line []byte) {
-		if len(line) > 0 { // those between the parts of a stack trace
+		if line = bytes.TrimSuffix(line, []byte("\r")); len(line) > 0 { // empty ones are between the parts of a stack trace
 			b.logLine(endpoint, line)
 		}
 	}}

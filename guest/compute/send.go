@@ -150,7 +150,7 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 		if response.Body == nil {
 			response.Body = http.NoBody
 		}
-		if decompress && encodedAs(response, "gzip") {
+		if decompress && gzipped(response) {
 			response.Header.Del("Content-Encoding")
 			response.Header.Del("Content-Length")
 			response.ContentLength = -1
@@ -169,9 +169,10 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 	return &pending{future: f, method: r.method}, nil, statusOK
 }
 
-func encodedAs(response *http.Response, encoding string) bool {
+// gzipped tells whether a body is gzip, and nothing else (RFC 9110, 8.4.1.3).
+func gzipped(response *http.Response) bool {
 	values := response.Header["Content-Encoding"]
-	return len(values) == 1 && equalFold(values[0], encoding)
+	return len(values) == 1 && (equalFold(values[0], "gzip") || equalFold(values[0], "x-gzip"))
 }
 
 // outward makes a request for a backend.

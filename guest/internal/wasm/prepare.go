@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -298,17 +299,15 @@ func (m *Module) renumber(functions []uint32) {
 		}
 	}
 	names := m.FuncNames[:0]
-	last := -1
 	for _, f := range m.FuncNames {
 		if uint64(f.Index) < uint64(len(functions)) {
 			f.Index = functions[f.Index]
-			if int(f.Index) > last { // an unknown import's name is out of order now, and not needed
-				names = append(names, f)
-				last = int(f.Index)
-			}
+			names = append(names, f)
 		}
 	}
-	m.FuncNames = names
+	// They have to be in order, each once; those of unknown imports are at the end now.
+	slices.SortStableFunc(names, func(a, b FuncName) int { return cmp.Compare(a.Index, b.Index) })
+	m.FuncNames = slices.CompactFunc(names, func(a, b FuncName) bool { return a.Index == b.Index })
 }
 
 // globals exports those that may change.

@@ -2,7 +2,5 @@
 
 package guest
 
-import "time"
-
-// threadTime is unknown here.
-func threadTime() (thread int, clock time.Duration, known bool) { return 0, 0, false }
+// readProcessorTime is unknown here.
+func readProcessorTime() (t processorTime, known bool) { return t, false }

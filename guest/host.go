@@ -71,7 +71,7 @@ func (s *Sandbox) check() {
 	if s.fresh.Swap(false) {
 		s.base, s.over = cpu, overtime{}
 	}
-	if max := s.Program.opts.Limits.CPU; cpu-s.base > max && s.over.spend(now, s.resumed) > min(max, overtimeMax) {
+	if max := s.Program.opts.Limits.CPU; cpu-s.base > max && s.over.spend(now) > min(max, overtimeMax) {
 		panic(&Fault{Kind: FaultCPU, Text: fmt.Sprintf("it ran for more than %v", max)})
 	}
 	c := &s.Program.runtime.crunch
@@ -87,7 +87,9 @@ func (s *Sandbox) check() {
 		s.Wait(func() { s.takeTurn(c) })
 	default:
 		time.Sleep(nap)
-		s.resumed = s.resumed.Add(time.Since(now))
+		slept := time.Since(now)
+		s.resumed = s.resumed.Add(slept)
+		s.over.resume(now.Add(slept))
 	}
 	s.napped = time.Now()
 }
@@ -99,29 +101,41 @@ const overtimeMax = 50 * time.Millisecond
 
 // overtime is what a guest computes beyond its limit. The zero value is none.
 type overtime struct {
-	spent  time.Duration
-	at     time.Time     // when it was last looked at
-	thread int           // which one it was
-	clock  time.Duration // its time then
+	spent time.Duration
+	at    time.Time // when it was last looked at; zero: never
+	then  processorTime
 }
 
-// spend counts what has been computed since it was last called, or since resumed if that
-// is later, and returns the sum. It begins with the first call.
-func (o *overtime) spend(now, resumed time.Time) time.Duration {
-	thread, clock, known := threadTime()
+// processorTime is how long a thread has had a processor, and how long all threads of
+// the process together.
+type processorTime struct {
+	thread   int
+	own, all time.Duration
+}
+
+// spend counts what has been computed since it was last looked at, and returns the sum.
+// It begins with the first call.
+func (o *overtime) spend(now time.Time) time.Duration {
+	t, known := readProcessorTime()
 	switch {
 	case !known:
 		return overtimeMax + 1 // there is no other clock
 	case o.at.IsZero():
-	case thread == o.thread && o.at.After(resumed):
-		o.spent += clock - o.clock
-	case o.at.After(resumed):
-		o.spent += now.Sub(o.at)
-	default:
-		o.spent += now.Sub(resumed)
+	case t.thread == o.then.thread:
+		o.spent += t.own - o.then.own
+	default: // it was moved, as who does not come to run is: it has had no more than all together
+		o.spent += min(now.Sub(o.at), t.all-o.then.all)
 	}
-	o.at, o.thread, o.clock = now, thread, clock
+	o.at, o.then = now, t
 	return o.spent
+}
+
+// resume is called where the guest has waited, perhaps to go on in another thread.
+func (o *overtime) resume(now time.Time) {
+	if !o.at.IsZero() {
+		o.at = now
+		o.then, _ = readProcessorTime()
+	}
 }
 
 // callsPerCheck is how many host functions a guest calls between two looks at the clock,

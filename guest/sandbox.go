@@ -157,6 +157,7 @@ func (s *Sandbox) Wait(wait func()) {
 	defer func() {
 		if s.waits--; s.waits == 0 {
 			s.resumed = time.Now()
+			s.over.resume(s.resumed)
 		}
 	}()
 	wait()

@@ -28,7 +28,8 @@ import (
 //	gripway.NAME             a request of a program that speaks NATS, which one node takes
 //
 // A node says hello when it comes, every helloEvery, and to one it did not know; it
-// says that it is gone when it is closed. Who is not heard for helloMax is forgotten.
+// says that it is gone when it is closed. Who is not heard for helloMax is forgotten,
+// and for one that has not answered nobody waits until it is heard again.
 // Questions come over the connection that the items come over, and behind them, so
 // that a node that is asked about an item has had it.
 
@@ -37,6 +38,10 @@ const (
 
 	// helloMax is how long a node that says nothing counts as there.
 	helloMax = 16 * time.Second
+
+	// vainAfter is how long a node has to have been waited for in vain, to be waited for
+	// no more.
+	vainAfter = time.Second
 
 	// nodesMax bounds the nodes that are known: whoever speaks NATS can say hello.
 	nodesMax = 1000
@@ -87,13 +92,20 @@ type serving struct {
 
 // node is another node.
 type node struct {
-	name  string
-	heard time.Time
+	name   string
+	heard  time.Time
+	failed time.Time // when it last was waited for in vain
+}
+
+// counts says whether a question waits for the node.
+func (n *node) counts(now time.Time) bool {
+	return now.Sub(n.heard) <= helloMax && !n.failed.After(n.heard)
 }
 
 // asking is a question that is out.
 type asking struct {
 	node    string          // who is asked; "" is all
+	dead    []string        // ids of those who count as missing unless they answer
 	need    map[string]bool // ids of those who have not answered
 	said    map[string]bool // ids of those who have; some of them were not known yet
 	answers []pubsub.NodeAnswer
@@ -202,7 +214,7 @@ func (t *talk) heard(data []byte) {
 	case known != nil:
 		known.heard = now
 	case len(t.nodes) < nodesMax:
-		t.nodes[text.Node] = &node{text.Name, now}
+		t.nodes[text.Node] = &node{name: text.Name, heard: now}
 		if !t.closed {
 			t.working.Go(func() { t.hello(false) }) // not in the reader, which the server may be waiting for
 		}
@@ -294,6 +306,9 @@ func (t *talk) answered(part string, m *nats.Msg) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if known := t.nodes[node]; known != nil {
+		known.heard = time.Now()
+	}
 	a := t.asks[n]
 	switch {
 	case a == nil: // too late
@@ -350,19 +365,23 @@ func (b *Bus) Ask(ctx context.Context, kind string, question []byte) (pubsub.Ans
 	t.mu.Lock()
 	need := make(map[string]bool, len(t.nodes)+1)
 	need[t.id] = true
+	var dead []string
 	now := time.Now()
 	for id, n := range t.nodes {
-		if now.Sub(n.heard) <= helloMax {
+		switch {
+		case n.counts(now):
 			need[id] = true
+		case now.Sub(n.heard) <= helloMax:
+			dead = append(dead, id)
 		}
 	}
 	t.mu.Unlock()
-	return t.ask(ctx, "", kind, question, need)
+	return t.ask(ctx, &asking{need: need, dead: dead}, kind, question)
 }
 
 // AskNode is Asker.AskNode.
 func (b *Bus) AskNode(ctx context.Context, node, kind string, question []byte) ([]byte, error) {
-	answers, err := b.talk.ask(ctx, node, kind, question, map[string]bool{node: true})
+	answers, err := b.talk.ask(ctx, &asking{node: node, need: map[string]bool{node: true}}, kind, question)
 	switch {
 	case err != nil:
 		return nil, err
@@ -372,27 +391,34 @@ func (b *Bus) AskNode(ctx context.Context, node, kind string, question []byte) (
 	return answers.Nodes[0].Data, nil
 }
 
-// ask asks node, or all if that is "", and waits for those that need to answer.
-func (t *talk) ask(ctx context.Context, node, kind string, question []byte, need map[string]bool) (pubsub.Answers, error) {
+// ask asks a.node, or all if that is "", and waits for those that need to answer.
+func (t *talk) ask(ctx context.Context, a *asking, kind string, question []byte) (pubsub.Answers, error) {
 	if err := pubsub.CheckItem(kind, len(question), pubsub.ItemBytesMax-1000); err != nil {
 		return pubsub.Answers{}, err
 	}
-	a := &asking{node: node, need: need, said: make(map[string]bool, len(need)), done: make(chan struct{})}
-	names := make(map[string]string, len(need))
+	node := a.node
+	a.said, a.done = make(map[string]bool, len(a.need)), make(chan struct{})
+	names := make(map[string]string, len(a.need))
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return pubsub.Answers{}, pubsub.ErrClosed
 	}
-	for id := range need {
+	nameLocked := func(id string) {
 		names[id] = id
 		if n := t.nodes[id]; n != nil {
 			names[id] = n.name
 		}
 	}
+	for id := range a.need {
+		nameLocked(id)
+	}
+	for _, id := range a.dead {
+		nameLocked(id)
+	}
 	names[t.id] = t.name
 	t.last++
-	n := t.last
+	n, began := t.last, time.Now()
 	t.asks[n] = a
 	fn := t.handlers[kind]
 	t.mu.Unlock()
@@ -417,7 +443,7 @@ func (t *talk) ask(ctx context.Context, node, kind string, question []byte, need
 			return pubsub.Answers{}, err
 		} else if err != nil {
 			t.mu.Lock() // only this node can be asked
-			for id := range need {
+			for id := range a.need {
 				if id != t.id {
 					a.silentLocked(id)
 				}
@@ -448,6 +474,14 @@ func (t *talk) ask(ctx context.Context, node, kind string, question []byte, need
 	}
 	for id := range a.need {
 		answers.Missing = append(answers.Missing, names[id])
+		if n := t.nodes[id]; n != nil && time.Since(began) >= vainAfter {
+			n.failed = time.Now()
+		}
+	}
+	for _, id := range a.dead {
+		if !a.said[id] {
+			answers.Missing = append(answers.Missing, names[id])
+		}
 	}
 	slices.Sort(answers.Missing)
 	return answers, nil

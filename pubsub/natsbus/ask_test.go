@@ -126,6 +126,53 @@ func TestANodeThatDoesNotAnswerIsNamed(t *testing.T) {
 	})
 }
 
+func TestADeadNodeIsWaitedForOnce(t *testing.T) {
+	url := elsewhere(t, nil).ClientURL()
+	a := open(t, natsbus.Options{URL: url, Name: "a"})
+	a.Answer("ping", func(context.Context, []byte) []byte { return []byte("pong") })
+	conn, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.SubscribeSync("gripway.ask"); err != nil { // or the server would say that nobody is there
+		t.Fatal(err)
+	}
+	hello := func() {
+		if err := conn.Publish("gripway.hello", []byte(`{"node":"ghost","name":"b"}`)); err != nil {
+			t.Fatal(err)
+		}
+		conn.Flush()
+	}
+	hello()
+	eventually(t, "b is known", func() bool { return a.Stats().Nodes == 1 })
+	missing := func(wait time.Duration) (took time.Duration) {
+		t.Helper()
+		began := time.Now()
+		if answers := ask(t, a, wait, "ping", ""); len(answers.Nodes) != 1 || !slices.Equal(answers.Missing, []string{"b"}) {
+			t.Errorf("got %+v, want an answer, and b missing", answers)
+		}
+		return time.Since(began)
+	}
+	const wait = 1200 * time.Millisecond
+	missing(10 * time.Millisecond) // which is too short to say that it is dead
+	if took := missing(wait); took < wait {
+		t.Errorf("b was not waited for: it took %v", took)
+	}
+	if took := missing(patience); took > patience/2 {
+		t.Errorf("b was waited for again: it took %v", took)
+	}
+	// It is heard again, and then by its answer, which comes too late.
+	hello()
+	eventually(t, "b is waited for", func() bool { return missing(wait) >= wait })
+	missing(wait)
+	if err := conn.Publish("gripway.answer."+a.ID()+".1", []byte("ghost ok\npong")); err != nil {
+		t.Fatal(err)
+	}
+	conn.Flush()
+	eventually(t, "b is waited for once more", func() bool { return missing(wait) >= wait })
+}
+
 func TestWithoutAConnectionOnlyThisNodeAnswers(t *testing.T) {
 	s := elsewhere(t, nil)
 	a, b := open(t, natsbus.Options{URL: s.ClientURL(), Name: "a"}), open(t, natsbus.Options{URL: s.ClientURL(), Name: "b"})

@@ -693,7 +693,11 @@ func (r *routes) watch(ctx context.Context) {
 			r.log.Error("routes file", "error", err)
 			return
 		}
-		r.log.Info("routes loaded", "file", r.config.Routes, "routes", len(fromFile))
+		level := slog.LevelInfo
+		if len(fromFile) == 0 { // it may be meant so; more likely it has been cut short
+			level = slog.LevelWarn
+		}
+		r.log.Log(ctx, level, "routes loaded", "file", r.config.Routes, "routes", len(fromFile))
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

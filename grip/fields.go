@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -206,7 +207,8 @@ func parseHeaderList(value []byte) (header http.Header, err error) {
 
 func addHeader(header http.Header, name string, value []byte) (http.Header, error) {
 	if !validHeaderName(name) || !validHeaderValue(string(value)) {
-		return nil, fmt.Errorf("headers contains '%s' with invalid value", name)
+		quoted := strconv.Quote(name) // a name may be anything
+		return nil, fmt.Errorf("headers contains '%s' with invalid value", quoted[1:len(quoted)-1])
 	}
 	if header == nil {
 		header = make(http.Header)

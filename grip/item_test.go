@@ -103,6 +103,8 @@ func TestRefusedItemIsNamedWithoutTheBodysWords(t *testing.T) {
 		{"a number", `5`, "publish item object is not an object"},
 		{"a channel of a wrong type", `{"channel":5}`, "publish item object contains 'channel' with wrong type"},
 		{"a format of a wrong type", `{"ws-message":5}`, "'ws-message' is not an object"},
+		{"a close code that is for nobody to send", `{"ws-message":{"action":"close","code":1006}}`, "'ws-message' contains 'code' 1006, which no Close frame can carry"},
+		{"a close code out of range", `{"ws-message":{"action":"close","code":999}}`, "'ws-message' contains 'code' 999, which no Close frame can carry"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := grip.ParseItem([]byte(tc.data))

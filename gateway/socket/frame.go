@@ -160,7 +160,7 @@ func frame(messageType int, content []byte, deflated bool) []byte {
 // closeFrame returns a Close frame. Codes that may not be sent, among them the 0
 // that GRIP libraries send for "none", make an empty one (RFC 6455, section 7.4).
 func closeFrame(code int, reason string) []byte {
-	if !sendable(code) {
+	if !grip.CloseCodeSendable(code) {
 		return frame(websocket.CloseMessage, nil, false)
 	}
 	// 123 bytes of whole characters.
@@ -169,17 +169,6 @@ func closeFrame(code int, reason string) []byte {
 		reason = reason[:len(reason)-size]
 	}
 	return frame(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), false)
-}
-
-// sendable says whether a Close frame may carry the code.
-func sendable(code int) bool {
-	switch {
-	case code >= 3000 && code <= 4999:
-		return true
-	case code >= 1000 && code <= 1014:
-		return code != 1004 && code != websocket.CloseNoStatusReceived && code != websocket.CloseAbnormalClosure
-	}
-	return false
 }
 
 // header is what a frame's first bytes say.

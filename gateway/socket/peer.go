@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/gripway/gripway/grip"
 )
 
 // peerWriteTimeout bounds a write to a peer that does not read.
@@ -105,7 +107,7 @@ func (p *Peer) Write(text []byte) error {
 // other end has answered, or Drop.
 func (p *Peer) Close(code int, reason string) error {
 	var content []byte
-	if sendable(code) {
+	if grip.CloseCodeSendable(code) {
 		for len(reason) > controlBytesMax-2 {
 			reason = reason[:len(reason)-1]
 		}

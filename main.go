@@ -324,20 +324,25 @@ type watching struct {
 	events []*watch.Events
 }
 
+// nodeName is what this node is called.
+func nodeName(c *config.Config) string {
+	if c.Node != "" {
+		return c.Node
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "gripway"
+	}
+	return fmt.Sprintf("%s_%d", host, os.Getpid())
+}
+
 func newWatching(c *config.Config, bus pubsub.Bus, registry *metrics.Registry, log *slog.Logger) (*watching, error) {
 	if c.ZMQStats == "" && len(c.Events) == 0 {
 		return nil, nil
 	}
 	w := &watching{}
 	var listeners []watch.Listener
-	node := c.Node
-	if node == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			host = "gripway"
-		}
-		node = fmt.Sprintf("%s_%d", host, os.Getpid())
-	}
+	node := nodeName(c)
 	if c.ZMQStats != "" {
 		pub, err := zmq.NewPub(zmq.PubOptions{Endpoint: c.ZMQStats, Mode: c.IPCMode(), Metrics: registry, Log: log})
 		if err != nil {
@@ -446,7 +451,7 @@ func adopt(to *slog.Logger) {
 }
 
 func busOptions(c *config.Config, log *slog.Logger) natsbus.Options {
-	options := natsbus.Options{URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, LaneBytes: c.ItemQueueBytes, Log: log}
+	options := natsbus.Options{Name: nodeName(c), URL: c.NATS.Reveal(), CredsFile: c.NATSCreds, LaneBytes: c.ItemQueueBytes, Log: log}
 	if options.URL == "" {
 		options.Embedded = natsbus.Embedded{
 			Listen: c.NATSListen, ClusterListen: c.NATSClusterListen, ClusterName: c.NATSClusterName, StoreDir: c.NATSStoreDir,

@@ -83,7 +83,7 @@ type Config struct {
 	ZMQIPCMode              string        `name:"zmq-ipc-mode" kind:"mode" placeholder:"MODE" group:"zmq" help:"Permissions of the files of ipc:// endpoints, in octal."`
 
 	Events []Events `name:"events" kind:"events" placeholder:"LINE" group:"events" help:"Tell a channel or a URL who comes and goes, like 'channel=events' or 'url=http://localhost:8000/events,type=disconnect'; in gripway.toml, tables [[events]] (see Who comes and goes)."`
-	Node   string   `name:"node" kind:"text" placeholder:"NAME" group:"events" help:"What this node is called in events and statistics. Without it: the host's name and the process' number."`
+	Node   string   `name:"node" kind:"text" placeholder:"NAME" group:"events" help:"What this node is called in events, statistics, other nodes' logs and answers that name it. Without it: the host's name and the process' number."`
 
 	LogLevel  string `name:"log-level" kind:"choice" oneof:"debug|info|warn|error" def:"info" placeholder:"LEVEL" group:"log" help:"What to log: debug, info, warn or error, and all that is worse."`
 	LogFormat string `name:"log-format" kind:"choice" oneof:"text|json" def:"text" placeholder:"FORMAT" group:"log" help:"How to log: text or json, a line each."`

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -56,7 +57,7 @@ type Embedded struct {
 
 	// StoreDir is where JetStream keeps what outlives this process ([Bus.Buckets]).
 	// Empty means no JetStream. Each node needs a folder of its own; a node's name is
-	// kept there too, unless Options.Name says it. In a cluster, Peers has to be the
+	// kept there too. In a cluster, Peers has to be the
 	// same list of all nodes everywhere, this one included.
 	StoreDir string
 
@@ -167,8 +168,22 @@ const streamMemoryBytes = 64 << 20
 // know by it who has which part of a bucket.
 const nodeName = "node-name"
 
-// keepName returns the name that this node had before.
-func (e *Embedded) keepName() (string, error) {
+// serverName is a name that no other server has, for a node called name. NATS takes no
+// blanks in it.
+func serverName(name string) string {
+	return strings.Join(strings.Fields(cmp.Or(name, "gripway")), "-") + "_" + strings.ToLower(rand.Text()[:8])
+}
+
+// nodeOf is the name of the node whose server has this name.
+func nodeOf(server string) string {
+	if i := strings.LastIndexByte(server, '_'); i > 0 {
+		return server[:i]
+	}
+	return server
+}
+
+// keepName returns the name that this node's server had before, if it had one.
+func (e *Embedded) keepName(name string) (string, error) {
 	if err := os.MkdirAll(e.StoreDir, 0o700); err != nil {
 		return "", err
 	}
@@ -180,7 +195,7 @@ func (e *Embedded) keepName() (string, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	name := rand.Text()
+	name = serverName(name)
 	return name, os.WriteFile(path, []byte(name+"\n"), 0o600)
 }
 
@@ -188,17 +203,15 @@ func (e *Embedded) keepName() (string, error) {
 // ports are zero), no signal handlers.
 func (e *Embedded) serverOptions(name string) (*server.Options, error) {
 	options := &server.Options{
-		ServerName: name,
+		ServerName: serverName(name),
 		NoSigs:     true,
 		MaxPayload: pubsub.ItemBytesMax,
 	}
 	if e.StoreDir != "" {
 		options.JetStream, options.StoreDir, options.JetStreamMaxMemory = true, e.StoreDir, streamMemoryBytes
-		if name == "" {
-			var err error
-			if options.ServerName, err = e.keepName(); err != nil {
-				return nil, fmt.Errorf("store dir: %w", err)
-			}
+		var err error
+		if options.ServerName, err = e.keepName(name); err != nil {
+			return nil, fmt.Errorf("store dir: %w", err)
 		}
 	}
 	if e.Listen != "" {
@@ -318,12 +331,12 @@ func (e *embedded) follow(ctx context.Context, set *lanes.Set, talk *talk, log *
 		before, after := names(known), names(now)
 		for _, name := range after {
 			if !slices.Contains(before, name) {
-				log.Info("node joined", "node", name, "peers", len(after))
+				log.Info("node joined", "node", nodeOf(name), "peers", len(after))
 			}
 		}
 		for _, name := range before {
 			if !slices.Contains(after, name) {
-				log.Warn("node left: its items are missed until it is back", "node", name, "peers", len(after))
+				log.Warn("node left: its items are missed until it is back", "node", nodeOf(name), "peers", len(after))
 			}
 		}
 		known = now

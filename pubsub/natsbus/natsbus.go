@@ -76,9 +76,9 @@ type Options struct {
 	// what Embedded says.
 	URL string
 
-	// Name is how NATS shows this node (to whoever lists connections or servers).
-	// Nodes of one cluster need different names. Empty means "gripway", and a
-	// random name for an embedded server.
+	// Name is what people call this node: in other nodes' logs and answers, and where
+	// NATS lists connections or servers, there with a random end. Empty means "gripway"
+	// for NATS, and the host's name for nodes.
 	Name string
 
 	// SubjectPrefix is what subjects begin with, so that several gateways can share a

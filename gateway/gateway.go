@@ -221,7 +221,9 @@ func (g *Gateway) SetRoutes(routes []*Route) {
 }
 
 func (g *Gateway) prepareRoute(route *Route) {
-	route.asker = &socketAsker{g, route}
+	route.terms = &socket.Terms{
+		Route: route.name(), Prefix: route.Prefix, Channels: route.Channels, Replies: route.Replies, Asker: &socketAsker{g, route},
+	}
 	route.sign = func(request *http.Request) {
 		if err := route.Rules.SignHeader(request.Header); err != nil {
 			g.log.Error("signing", "route", route.name(), "error", err)

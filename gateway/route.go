@@ -79,7 +79,7 @@ type Route struct {
 	Guest *Guest
 
 	sign  func(*http.Request) // one for all of the route's WebSockets
-	asker *socketAsker        // the same
+	terms *socket.Terms       // the same
 
 	// Of a route that requests are handed off to.
 	handedOff bool

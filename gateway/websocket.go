@@ -50,9 +50,8 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request, route *
 // has been made for it. A failure is told to failed, and the client not answered then.
 func (g *Gateway) askAboutWebSocket(w http.ResponseWriter, r *http.Request, route *Route, request *http.Request, trusted bool, failed func(error)) {
 	call := socket.Call{
-		W: w, R: r, ID: uuid.NewString(), Route: route.name(), Prefix: route.Prefix, Channels: route.Channels,
-		About:   g.about(r, route),
-		Replies: route.Replies, Asker: route.asker, Client: g.askingClient(r),
+		W: w, R: r, ID: uuid.NewString(), Terms: route.terms, Client: g.askingClient(r),
+		About:  g.about(r, route),
 		Failed: failed,
 		Reject: func(status int, header http.Header, body []byte) {
 			header = header.Clone()

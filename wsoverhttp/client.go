@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -115,8 +116,8 @@ type Client struct {
 	// Fixed after NewClient.
 	transport http.RoundTripper
 	decorate  func(*http.Request)
-	handshake packed // URL, Host, ConnectionID; then name and value of each header
-	limits    limits
+	handshake packed  // URL, Host, ConnectionID; then name and value of each header
+	limits    *limits // which others have too
 
 	// Owned by the one call.
 	opened    bool
@@ -130,6 +131,19 @@ type limits struct {
 	events, request, pending, response, reject int
 	keepAlive                                  time.Duration
 	noGrip, strict                             bool
+}
+
+// lastLimits are those of the Client that was made last: many have the same.
+var lastLimits atomic.Pointer[limits]
+
+// shared returns limits like these, which are not to be changed.
+func (l limits) shared() *limits {
+	if last := lastLimits.Load(); last != nil && *last == l {
+		return last
+	}
+	own := l
+	lastLimits.Store(&own)
+	return &own
 }
 
 // NewClient returns a Client that has not asked its origin anything.
@@ -146,7 +160,7 @@ func NewClient(options ClientOptions) *Client {
 			keepAlive: or(options.KeepAliveMin, keepAliveMin),
 			noGrip:    options.NoGrip,
 			strict:    options.Strict,
-		},
+		}.shared(),
 	}
 	if c.transport == nil {
 		c.transport = http.DefaultTransport

@@ -39,7 +39,7 @@ func (k *Keeper) ServeNative(call Call, nc net.Conn, response *http.Response) {
 	ws.SetReadLimit(int64(k.opts.MessageBytes))
 	origin := &native{ws: ws, ended: make(chan struct{})}
 	s := &session{
-		keeper: k, id: call.ID, route: call.Route, prefix: call.Prefix, asker: call.Asker, client: call.Client, native: true,
+		keeper: k, id: call.ID, terms: call.Terms, client: call.Client, native: true,
 		up: origin, grip: extension.On, marker: extension.MessagePrefix,
 	}
 	header := response.Header.Clone()

@@ -330,16 +330,16 @@ func (s *session) askMissing() {
 	r, k := s.reliable.Load(), s.keeper
 	// What the origin says comes after the items before it, about which a filter may
 	// be asking. The client talks to the origin meanwhile.
-	if s.filters.Load().Busy() || !k.beginRecovery(s.route) {
+	if s.filters.Load().Busy() || !k.beginRecovery(s.terms.Route) {
 		r.timer.Set(recoverSpread/2 + rand.N(recoverSpread))
 		return
 	}
-	defer k.endRecovery(s.route)
+	defer k.endRecovery(s.terms.Route)
 	header := make(http.Header)
 	r.mu.Lock()
 	r.again = false
 	for _, channel := range slices.Sorted(maps.Keys(r.ids)) {
-		grip.AddLast(header, strings.TrimPrefix(channel, s.prefix), r.ids[channel])
+		grip.AddLast(header, strings.TrimPrefix(channel, s.terms.Prefix), r.ids[channel])
 	}
 	r.mu.Unlock()
 
@@ -390,13 +390,13 @@ func (r *reliable) retry(err error) {
 	r.mu.Unlock()
 	if retries < retriesMax && s.keeper.ctx.Err() == nil {
 		delay := retryFirst << retries
-		s.keeper.log.Info("origin was asked what a WebSocket client lacks", "conn", s.id, "route", s.route, "after", delay, "error", err)
+		s.keeper.log.Info("origin was asked what a WebSocket client lacks", "conn", s.id, "route", s.terms.Route, "after", delay, "error", err)
 		r.timer.Set(delay + rand.N(retryJitter))
 		return
 	}
 	switch {
 	case errors.Is(err, errUnrepaired):
-		s.keeper.log.Warn("WebSocket client lacks items", "conn", s.id, "route", s.route, "error", err)
+		s.keeper.log.Warn("WebSocket client lacks items", "conn", s.id, "route", s.terms.Route, "error", err)
 		s.close(ReasonLost, closeOriginFailed, "messages were lost")
 	case errors.Is(err, wsoverhttp.ErrNotSent):
 		s.originFailed(ReasonUnreachable, err)

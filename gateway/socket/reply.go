@@ -56,14 +56,14 @@ func (s *session) setReply(c grip.Control) {
 		_, known := replies[c.Match]
 		if !known && len(replies) >= grip.AutoRepliesMax || len(c.Match) > grip.AutoReplyBytesMax || len(c.Content) > grip.AutoReplyBytesMax {
 			s.keeper.badControl.Inc()
-			s.keeper.log.Warn("auto-reply beyond the limits ignored", "conn", s.id, "route", s.route, "match", fmt.Sprintf("%.40q", c.Match),
+			s.keeper.log.Warn("auto-reply beyond the limits ignored", "conn", s.id, "route", s.terms.Route, "match", fmt.Sprintf("%.40q", c.Match),
 				"limit", grip.AutoRepliesMax, "bytes", grip.AutoReplyBytesMax)
 			return
 		}
 		answer := s.controlFrame(c)
 		if answer == nil {
 			s.keeper.badControl.Inc()
-			s.keeper.log.Warn("auto-reply that cannot be sent ignored", "conn", s.id, "route", s.route, "match", fmt.Sprintf("%.40q", c.Match))
+			s.keeper.log.Warn("auto-reply that cannot be sent ignored", "conn", s.id, "route", s.terms.Route, "match", fmt.Sprintf("%.40q", c.Match))
 			return
 		}
 		replies[c.Match] = answer

@@ -28,17 +28,9 @@ type Call struct {
 	// ID names the connection to the origin and in logs.
 	ID string
 
-	// Route is the route's name in logs, Prefix precedes its channels, Channels
-	// are those it subscribes by itself (unprefixed).
-	Route    string
-	Prefix   string
-	Channels []string
-
-	// Replies are answered by the gateway from the beginning.
-	Replies *Replies
-
-	// Asker asks URLs for filters, on behalf of Client, which only it understands.
-	Asker  Asker
+	// Terms are those of its route. Client is who it is for their Asker, which alone
+	// understands it.
+	Terms  *Terms
 	Client string
 
 	// About is what a watcher is told of the client; the Keeper adds id and format. Nil
@@ -50,6 +42,22 @@ type Call struct {
 
 	// Reject passes on the origin's refusal.
 	Reject func(status int, header http.Header, body []byte)
+}
+
+// Terms are what the clients of a route have in common. They do not change, and are kept
+// for as long as one of them stays: make one for all.
+type Terms struct {
+	// Route is the route's name in logs, Prefix precedes its channels, Channels
+	// are those it subscribes by itself (unprefixed).
+	Route    string
+	Prefix   string
+	Channels []string
+
+	// Replies are answered by the gateway from the beginning.
+	Replies *Replies
+
+	// Asker asks URLs for filters; nil if none can be asked.
+	Asker Asker
 }
 
 // Asker asks URLs about items on behalf of clients.
@@ -91,8 +99,8 @@ func (k *Keeper) Serve(call Call, client *wsoverhttp.Client) {
 		return
 	}
 	s := &session{
-		keeper: k, id: client.ID(), route: call.Route, prefix: call.Prefix, asker: call.Asker, client: call.Client,
-		up: &overHTTP{client}, grip: answer.Extension.On, marker: answer.Extension.MessagePrefix,
+		keeper: k, id: client.ID(), terms: call.Terms, client: call.Client,
+		up: overHTTP{client}, grip: answer.Extension.On, marker: answer.Extension.MessagePrefix,
 	}
 	if err := k.keep(s, call, answer.Header, answer); err != nil {
 		k.refused.Inc()
@@ -125,15 +133,14 @@ func (k *Keeper) keep(s *session, call Call, header http.Header, answer *wsoverh
 	if err != nil {
 		return err
 	}
-	s.replies.Store(call.Replies)
+	s.replies.Store(s.terms.Replies)
 	k.opts.Hub.Join(&s.sub, s, s.conn.Loop(), hub.Manner{Format: hub.FormatMessage})
 	if !k.add(s, call.About) {
 		s.originDone = true // whoever called tells the origin
 		s.conn.Abort()
 		return errors.New("the gateway is shutting down")
 	}
-	for _, name := range call.Channels {
-		s.implicit = append(s.implicit, name)
+	for _, name := range s.terms.Channels {
 		s.follow(name)
 	}
 	// Nobody else asks the origin before its first answer has been acted on.
@@ -167,10 +174,11 @@ func isControl(s *session, event wsoverhttp.Event) bool {
 	return s.grip && event.Type == wsoverhttp.Text && strings.HasPrefix(string(event.Content), "c:")
 }
 
-// overHTTP is an origin that is asked by HTTP.
+// overHTTP is an origin that is asked by HTTP. A pointer and no more: it takes no memory
+// of its own as an upstream.
 type overHTTP struct{ *wsoverhttp.Client }
 
-func (o *overHTTP) Close() {}
+func (o overHTTP) Close() {}
 
 // upgrade takes the client from its HTTP server and returns the answer to its
 // handshake, which has not been sent, and what the client has sent already.

@@ -55,14 +55,11 @@ type session struct {
 	keeper   *Keeper
 	conn     *wire.Conn
 	up       upstream
+	terms    *Terms
 	id       string
-	route    string
-	prefix   string   // of channels
-	implicit []string // channels that the route subscribes
-	asker    Asker    // nil if no URLs can be asked
-	client   string   // for asker
-	marker   string   // what the origin's messages begin with
-	grip     bool     // the origin speaks GRIP: marker and control messages count
+	client   string // for terms.Asker
+	marker   string // what the origin's messages begin with
+	grip     bool   // the origin speaks GRIP: marker and control messages count
 	deflated bool
 	native   bool
 
@@ -81,9 +78,7 @@ type session struct {
 	replies  atomic.Pointer[Replies] // nil without; the map does not change
 
 	// Owned by whoever calls Data: one at a time.
-	partial []byte // the beginning of a frame
-	message []byte // the frames of an unfinished message
-	payload int    // bytes of payload in message
+	unread *unread // nil: all that came was whole
 
 	// Guarded by mu.
 	mu           sync.Mutex
@@ -115,6 +110,13 @@ type session struct {
 	refused *refused          // of the answer that is being acted on; nil: nothing
 }
 
+// unread is what has come of a client's message that is not whole.
+type unread struct {
+	partial []byte // the beginning of a frame
+	message []byte // the frames of an unfinished message
+	payload int    // bytes of payload in message
+}
+
 // refused is what was refused of one answer: a line of the log, however much it is.
 type refused struct {
 	controls, subscriptions int
@@ -141,16 +143,20 @@ type delayed struct {
 func (s *session) Data(_ *wire.Conn, p []byte) {
 	limit := s.keeper.opts.MessageBytes
 	rest := p
-	if len(s.partial) > 0 {
-		s.partial = append(s.partial, p...)
-		rest = s.partial
+	var whole unread // which has nothing that stays, nearly always
+	u := s.unread
+	if u == nil {
+		u = &whole
+	} else if len(u.partial) > 0 {
+		u.partial = append(u.partial, p...)
+		rest = u.partial
 	}
 	for len(rest) > 0 {
 		h, ok := parseHeader(rest, limit)
 		if !ok {
 			break
 		}
-		if !h.control() && s.payload+h.payload > limit {
+		if !h.control() && u.payload+h.payload > limit {
 			s.close(ReasonTooBig, closeTooBig, "message too big")
 			s.forget()
 			return
@@ -172,26 +178,26 @@ func (s *session) Data(_ *wire.Conn, p []byte) {
 				s.forget()
 				return
 			}
-		case h.fin && s.message == nil:
+		case h.fin && u.message == nil:
 			if !s.readMessage(raw, h.payload) {
 				s.forget()
 				return
 			}
-		case h.payload == 0 && !h.fin && raw[0] == 0 && s.message != nil:
+		case h.payload == 0 && !h.fin && raw[0] == 0 && u.message != nil:
 			// It says nothing, and without end it would be kept without end.
 		default:
-			s.message = append(s.message, raw...)
-			s.payload += h.payload
+			u.message = append(u.message, raw...)
+			u.payload += h.payload
 			// A frame that has no business here is refused now, not after the last.
-			if first := s.message[0] & 0x0f; first == 0 || h.opcode != 0 && len(s.message) > len(raw) || first > websocket.BinaryMessage {
-				s.readMessage(s.message, s.payload)
+			if first := u.message[0] & 0x0f; first == 0 || h.opcode != 0 && len(u.message) > len(raw) || first > websocket.BinaryMessage {
+				s.readMessage(u.message, u.payload)
 				s.close(ReasonProtocol, closeProtocol, "fragment out of order")
 				s.forget()
 				return
 			}
 			if h.fin {
-				message, payload := s.message, s.payload
-				s.message, s.payload = nil, 0
+				message, payload := u.message, u.payload
+				u.message, u.payload = nil, 0
 				if !s.readMessage(message, payload) {
 					s.forget()
 					return
@@ -200,16 +206,23 @@ func (s *session) Data(_ *wire.Conn, p []byte) {
 		}
 	}
 	if len(rest) == 0 {
-		s.partial = nil
-	} else if len(s.partial) == 0 {
-		s.partial = append([]byte(nil), rest...)
-	} else if len(rest) < len(s.partial) { // else it is there already
-		s.partial = append(s.partial[:0], rest...)
+		u.partial = nil
+	} else if len(u.partial) == 0 {
+		u.partial = append([]byte(nil), rest...)
+	} else if len(rest) < len(u.partial) { // else it is there already
+		u.partial = append(u.partial[:0], rest...)
+	}
+	switch {
+	case u.partial == nil && u.message == nil:
+		s.unread = nil
+	case s.unread == nil:
+		kept := whole
+		s.unread = &kept
 	}
 }
 
 // forget drops what was read of a message: nothing more is wanted.
-func (s *session) forget() { s.partial, s.message, s.payload = nil, nil, 0 }
+func (s *session) forget() { s.unread = nil }
 
 // readMessage passes a whole message on; false means that it is refused.
 func (s *session) readMessage(raw []byte, payload int) bool {
@@ -412,7 +425,7 @@ func (s *session) sendToOrigin(events []wsoverhttp.Event) {
 			return
 		}
 		s.keeper.retried.Inc()
-		s.keeper.log.Debug("origin unreachable, will try again", "conn", s.id, "route", s.route, "after", delay, "error", err)
+		s.keeper.log.Debug("origin unreachable, will try again", "conn", s.id, "route", s.terms.Route, "after", delay, "error", err)
 		timer := time.NewTimer(delay + rand.N(retryJitter))
 		select {
 		case <-timer.C:
@@ -466,7 +479,7 @@ func (s *session) originFailed(reason Reason, err error) {
 	if gone {
 		level = s.keeper.log.Debug
 	}
-	level("WebSocket origin failed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
+	level("WebSocket origin failed", "conn", s.id, "route", s.terms.Route, "reason", string(reason), "error", err)
 	if s.keeper.opts.Drop {
 		s.mu.Lock()
 		s.setReasonLocked(reason)
@@ -514,10 +527,10 @@ func (s *session) tellRefused() {
 	}
 	s.refused = nil
 	if r.controls > 0 {
-		s.keeper.log.Warn("control messages refused", "conn", s.id, "route", s.route, "count", r.controls, "error", r.err)
+		s.keeper.log.Warn("control messages refused", "conn", s.id, "route", s.terms.Route, "count", r.controls, "error", r.err)
 	}
 	if r.subscriptions > 0 {
-		s.keeper.log.Warn("subscriptions beyond the limit ignored", "conn", s.id, "route", s.route, "count", r.subscriptions,
+		s.keeper.log.Warn("subscriptions beyond the limit ignored", "conn", s.id, "route", s.terms.Route, "count", r.subscriptions,
 			"channel", r.channel, "limit", s.keeper.opts.Subscriptions)
 	}
 }
@@ -601,7 +614,7 @@ func (s *session) slow() {
 	s.setReasonLocked(ReasonSlow)
 	s.closeSent = true
 	s.mu.Unlock()
-	s.keeper.log.Info("WebSocket client is too slow, closing", "conn", s.id, "route", s.route)
+	s.keeper.log.Info("WebSocket client is too slow, closing", "conn", s.id, "route", s.terms.Route)
 	s.conn.CloseNow(closeFrame(closeTryAgain, "too slow"))
 }
 
@@ -791,7 +804,7 @@ func (s *session) Closed(_ *wire.Conn, err error) {
 	idle := !s.exchanging
 	s.mu.Unlock()
 	s.keeper.left(s, reason)
-	s.keeper.log.Debug("WebSocket closed", "conn", s.id, "route", s.route, "reason", string(reason), "error", err)
+	s.keeper.log.Debug("WebSocket closed", "conn", s.id, "route", s.terms.Route, "reason", string(reason), "error", err)
 	if idle {
 		s.up.Close()
 		s.keeper.remove(s, reason)
@@ -873,7 +886,7 @@ func (s *session) deliverLater(channel string, item *grip.Item, filters *hub.Fil
 		room = filters.Turn(func() { s.sub.Delivered(s.deliverAction(m)) })
 	}
 	if !room {
-		s.keeper.log.Info("too many items wait for a filter's URL", "conn", s.id, "route", s.route, "channel", channel)
+		s.keeper.log.Info("too many items wait for a filter's URL", "conn", s.id, "route", s.terms.Route, "channel", channel)
 		s.slow()
 	}
 }
@@ -1013,7 +1026,7 @@ func (s *session) subscribe(name string, pattern bool) bool {
 	if pattern {
 		known = slices.Contains(s.sub.Patterns(), name)
 	}
-	if !known && s.sub.Len()-len(s.implicit) >= s.keeper.opts.Subscriptions {
+	if !known && s.sub.Len()-len(s.terms.Channels) >= s.keeper.opts.Subscriptions {
 		s.keeper.subsDropped.Inc()
 		r := s.refusals()
 		if r.subscriptions++; r.channel == "" {
@@ -1060,27 +1073,27 @@ func (s *session) control(text []byte) {
 			s.close(ReasonOriginError, closeOriginFailed, "too many filters")
 			return
 		}
-		name := s.prefix + c.Channel
+		name := s.terms.Prefix + c.Channel
 		if c.Pattern {
 			var err error
-			if name, err = hub.Pattern(s.prefix, c.Channel); err == nil && c.PrevID != "" {
+			if name, err = hub.Pattern(s.terms.Prefix, c.Channel); err == nil && c.PrevID != "" {
 				err = errPatternID
 			}
 			if err != nil {
 				s.keeper.badControl.Inc()
-				s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.route, "error", err)
+				s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.terms.Route, "error", err)
 				s.close(ReasonOriginError, closeOriginFailed, "bad pattern")
 				return
 			}
 		}
 		if len(name) > pubsub.ChannelBytesMax {
 			s.keeper.badControl.Inc()
-			s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.route, "bytes", len(name), "error", pubsub.ErrChannelTooLong)
+			s.keeper.log.Warn("subscription refused", "conn", s.id, "route", s.terms.Route, "bytes", len(name), "error", pubsub.ErrChannelTooLong)
 			s.close(ReasonOriginError, closeOriginFailed, "channel name is too long")
 			return
 		}
-		filters := s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Filters: c.Filters, Pattern: c.Pattern}).WithMeta(s.meta)
-		if s.asker != nil {
+		filters := s.filters.Load().WithChannel(&s.sub, s.terms.Prefix, grip.Channel{Name: c.Channel, Filters: c.Filters, Pattern: c.Pattern}).WithMeta(s.meta)
+		if s.terms.Asker != nil {
 			filters = filters.WithAsk(s.askURL)
 		}
 		s.filters.Store(filters)
@@ -1091,14 +1104,14 @@ func (s *session) control(text []byte) {
 			s.track(name, "")
 		}
 	case grip.ControlUnsubscribe:
-		name := s.prefix + c.Channel
-		s.filters.Store(s.filters.Load().WithChannel(&s.sub, s.prefix, grip.Channel{Name: c.Channel, Pattern: c.Pattern}))
+		name := s.terms.Prefix + c.Channel
+		s.filters.Store(s.filters.Load().WithChannel(&s.sub, s.terms.Prefix, grip.Channel{Name: c.Channel, Pattern: c.Pattern}))
 		if c.Pattern {
 			s.sub.UnsubscribePattern(name)
 			return
 		}
 		s.track(name, "")
-		for _, implicit := range s.implicit {
+		for _, implicit := range s.terms.Channels {
 			if name == implicit {
 				return
 			}
@@ -1130,7 +1143,7 @@ var errPatternID = errors.New("a pattern has no prev-id")
 
 // askURL asks a URL about an item.
 func (s *session) askURL(ctx context.Context, q *hub.Question) ([]byte, bool, error) {
-	return s.asker.Ask(ctx, s.client, q)
+	return s.terms.Asker.Ask(ctx, s.client, q)
 }
 
 // setMeta changes what filters know of the connection. Meta is replaced, not
@@ -1145,7 +1158,7 @@ func (s *session) setMeta(c grip.Control) {
 		}
 		if _, known := meta[c.Name]; !known && len(meta) == metaMax {
 			s.keeper.badControl.Inc()
-			s.keeper.log.Warn("meta beyond the limit ignored", "conn", s.id, "route", s.route, "name", c.Name, "limit", metaMax)
+			s.keeper.log.Warn("meta beyond the limit ignored", "conn", s.id, "route", s.terms.Route, "name", c.Name, "limit", metaMax)
 			return
 		}
 		meta[c.Name] = c.Value

@@ -74,7 +74,7 @@ func newHouse(t *testing.T, opts socket.Options, answer func(h http.Header, even
 			return
 		}
 		h.keeper.Serve(socket.Call{
-			W: w, R: r, ID: "id", Failed: func(err error) { http.Error(w, err.Error(), 502) },
+			W: w, R: r, ID: "id", Terms: &socket.Terms{}, Failed: func(err error) { http.Error(w, err.Error(), 502) },
 			Reject: func(status int, header http.Header, body []byte) { w.WriteHeader(status); w.Write(body) },
 		}, wsoverhttp.NewClient(wsoverhttp.ClientOptions{URL: origin.URL + r.RequestURI, Header: r.Header}))
 	}))

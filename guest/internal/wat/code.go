@@ -225,7 +225,7 @@ func isIndex(list []node) bool {
 func (c *body) plain(list []node) (rest []node) {
 	n := &list[0]
 	rest = list[1:]
-	in, ok := instructions[n.word()]
+	in, ok := instructions()[n.word()]
 	if !ok {
 		fail(n, "instruction %s is unknown", n)
 	}

@@ -1,6 +1,9 @@
 package wat
 
-import "strings"
+import (
+	"strings"
+	"sync"
+)
 
 // takes is what follows an instruction in the text.
 type takes byte
@@ -39,8 +42,9 @@ type instruction struct {
 	align uint32 // of loads and stores: the natural one, as a power of two
 }
 
-// instructions are all of WebAssembly 2.0 but blocks.
-var instructions = makeInstructions()
+// instructions are all of WebAssembly 2.0 but blocks; most programs that have them need
+// none.
+var instructions = sync.OnceValue(makeInstructions)
 
 func makeInstructions() map[string]instruction {
 	all := make(map[string]instruction)

@@ -519,7 +519,7 @@ func (a *assembler) constant(f *node, list []node) wasm.Expr {
 		}
 		return wasm.Expr{Op: wasm.OpVector, Bytes: b}
 	}
-	in, known := instructions[op.word()]
+	in, known := instructions()[op.word()]
 	if !known || len(args) != 1 {
 		fail(op, "want a constant of one instruction, like (i32.const 1)")
 	}

@@ -9,7 +9,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -238,6 +238,9 @@ func serve(ctx context.Context, c *config.Config, role role) error {
 	var background sync.WaitGroup
 	background.Go(func() { routes.watch(watching) })
 	background.Go(func() { programs.Watch(watching) })
+	if len(c.TLSCert) > 0 {
+		background.Go(watchCertificates(watching, c, &listeners.certificates, registry, log))
+	}
 	defer background.Wait()
 	defer stopWatching()
 
@@ -745,10 +748,49 @@ func check(c *config.Config) error {
 	return nil
 }
 
+// watchCertificates returns what reads certificates again when their files change, and at
+// SIGHUP, until ctx ends. Certificates that cannot be read leave those there are.
+func watchCertificates(ctx context.Context, c *config.Config, to *wire.Certificates, registry *metrics.Registry, log *slog.Logger) func() {
+	reloads := registry.Counters("tls_reloads_total", "Certificates read again because their files had changed, or at SIGHUP, by what came of it.", "result", "ok", "failed")
+	registry.Func("tls_certificate_expires_timestamp_seconds", "When the first certificate of tls-cert expires, Unix time.", func() float64 {
+		return float64(to.Expires().Unix())
+	})
+	read := func() {
+		all, err := c.Certificates()
+		if err != nil {
+			reloads["failed"].Inc()
+			log.Error("certificates not loaded: what there was stays", "error", err)
+			return
+		}
+		to.Set(all)
+		reloads["ok"].Inc()
+		log.Info("certificates loaded", "certificates", len(all), "expires", to.Expires())
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	return func() {
+		defer signal.Stop(hangup)
+		var watcher sync.WaitGroup
+		watcher.Go(func() { config.WatchFiles(ctx, slices.Concat(c.TLSCert, c.TLSKey), read) })
+		defer watcher.Wait()
+		for {
+			select {
+			case <-hangup:
+				read()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
 // listeners are where the gateway is reached.
 type listeners struct {
-	clients []clientListener
-	control net.Listener // nil without
+	clients    []clientListener
+	control    net.Listener // nil without
+	controlTLS net.Listener // nil without
+
+	certificates wire.Certificates // of those with TLS
 
 	headerBytes int // bounds a request's header at control
 }
@@ -788,7 +830,8 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 		}
 		return err
 	}
-	var err error
+	certificates, err := c.Certificates()
+	l.certificates.Set(certificates)
 	for _, address := range c.Listen {
 		err = errors.Join(err, c.Unopened("listen", address, open(address, false, false)))
 	}
@@ -811,6 +854,11 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 		}
 		err = errors.Join(err, c.Unopened("control-listen", c.ControlListen, e))
 	}
+	if c.ControlListenTLS != "" {
+		var e error
+		l.controlTLS, e = net.Listen("tcp", c.ControlListenTLS)
+		err = errors.Join(err, c.Unopened("control-listen-tls", c.ControlListenTLS, e))
+	}
 	if err != nil {
 		l.close()
 		return nil, err
@@ -822,8 +870,10 @@ func (l *listeners) close() {
 	for _, client := range l.clients {
 		client.Close()
 	}
-	if l.control != nil {
-		l.control.Close()
+	for _, control := range []net.Listener{l.control, l.controlTLS} {
+		if control != nil {
+			control.Close()
+		}
 	}
 }
 
@@ -838,6 +888,9 @@ func (l *listeners) lines(bus *natsbus.Bus) []string {
 	}
 	if l.control != nil {
 		lines = append(lines, fmt.Sprintf("listening for publishers and operators on %s", l.control.Addr()))
+	}
+	if l.controlTLS != nil {
+		lines = append(lines, fmt.Sprintf("listening for publishers and operators on %s (https)", l.controlTLS.Addr()))
 	}
 	if a := bus.ClientAddr(); a != "" {
 		lines = append(lines, fmt.Sprintf("listening for NATS clients on %s", a))
@@ -858,7 +911,7 @@ func addr(l net.Listener) string {
 // servers are the HTTP servers at the listeners.
 type servers struct {
 	all     []*http.Server
-	control *http.Server            // one of all; nil without
+	control []*http.Server          // those of all that are the private API's
 	clients wire.Unserved           // of the clients' servers
 	stop    context.CancelCauseFunc // ends requests of clients
 	failed  chan error              // takes the first that fails
@@ -913,16 +966,25 @@ func startServers(c *config.Config, l *listeners, g, programs, api http.Handler,
 			}
 		}
 		if client.tls {
-			certificates, _ := c.Certificates() // Validate has read them
-			server.TLSConfig = &tls.Config{Certificates: certificates}
+			server.TLSConfig = l.certificates.Config()
 			start(server, serveTLS)
 			continue
 		}
 		start(server, func() error { return server.Serve(client) })
 	}
+	private := func() *http.Server {
+		server := &http.Server{Handler: api, MaxHeaderBytes: l.headerBytes}
+		s.control = append(s.control, server)
+		return server
+	}
 	if l.control != nil {
-		s.control = &http.Server{Handler: api, MaxHeaderBytes: l.headerBytes}
-		start(s.control, func() error { return s.control.Serve(l.control) })
+		server := private()
+		start(server, func() error { return server.Serve(l.control) })
+	}
+	if l.controlTLS != nil {
+		server := private()
+		server.TLSConfig = l.certificates.Config()
+		start(server, func() error { return server.ServeTLS(l.controlTLS, "", "") })
 	}
 	return s
 }
@@ -952,7 +1014,7 @@ func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Contro
 		})
 	}
 	for _, server := range s.all {
-		if server != s.control {
+		if !slices.Contains(s.control, server) {
 			shutdown(server)
 		}
 	}
@@ -964,8 +1026,8 @@ func drain(c *config.Config, s *servers, g *gateway.Gateway, api *control.Contro
 	watched.flush(ctx)
 	// Last, since an origin may publish that a client has left.
 	api.Close()
-	if s.control != nil {
-		shutdown(s.control)
+	for _, server := range s.control {
+		shutdown(server)
 	}
 	wg.Wait()
 	return nil

@@ -9,11 +9,12 @@ import "time"
 // A Config comes from Parse. Call Validate before using one: Parse reads as much
 // as it can and keeps what was wrong for Validate.
 type Config struct {
-	Listen        []string `name:"listen" kind:"address" def:":7999" placeholder:"ADDRESS" group:"listen" help:"Accept clients here: HTTP/1.1, and HTTP/2 without TLS (h2c)."`
-	ListenTLS     []string `name:"listen-tls" kind:"address" placeholder:"ADDRESS" group:"listen" help:"Accept clients here over TLS: HTTP/2 and HTTP/1.1. Needs tls-cert and tls-key."`
-	TLSCert       []string `name:"tls-cert" kind:"file" placeholder:"FILE" group:"listen" help:"PEM certificate chain; repeat for several names, the client's server name chooses."`
-	TLSKey        []string `name:"tls-key" kind:"file" placeholder:"FILE" group:"listen" help:"PEM private key; the first belongs to the first tls-cert, and so on."`
-	ControlListen string   `name:"control-listen" kind:"address" def:"127.0.0.1:5561" placeholder:"ADDRESS" group:"listen" help:"Private API: publish, recover, metrics, health. It asks for a key only if there are some; empty switches the port off."`
+	Listen           []string `name:"listen" kind:"address" def:":7999" placeholder:"ADDRESS" group:"listen" help:"Accept clients here: HTTP/1.1, and HTTP/2 without TLS (h2c)."`
+	ListenTLS        []string `name:"listen-tls" kind:"address" placeholder:"ADDRESS" group:"listen" help:"Accept clients here over TLS: HTTP/2 and HTTP/1.1. Needs tls-cert and tls-key."`
+	TLSCert          []string `name:"tls-cert" kind:"file" placeholder:"FILE" group:"listen" help:"PEM certificate chain; repeat for several names, the client's server name chooses. Watched: a new one counts from the next connection on."`
+	TLSKey           []string `name:"tls-key" kind:"file" placeholder:"FILE" group:"listen" help:"PEM private key; the first belongs to the first tls-cert, and so on."`
+	ControlListen    string   `name:"control-listen" kind:"address" def:"127.0.0.1:5561" placeholder:"ADDRESS" group:"listen" help:"Private API: publish, recover, metrics, health. It asks for a key only if there are some; empty switches the port off."`
+	ControlListenTLS string   `name:"control-listen-tls" kind:"address" placeholder:"ADDRESS" group:"listen" help:"The private API over TLS, beside control-listen or instead of it. Needs tls-cert and tls-key."`
 
 	PublishKey          []Secret    `name:"publish-key" kind:"secret" placeholder:"KEY" group:"publish" help:"Who has this may use the private API: as a token (Bearer or Fastly-Key), and as the key of a Bearer JWT. Written like sig-key; a key in a file, and one that is not a secret, is for JWTs only."`
 	Publisher           []Publisher `name:"publisher" kind:"publisher" placeholder:"LINE" group:"publish" help:"The same with limits, like 'app,token=…,channels=news.*,rate=100'; in gripway.toml, tables [[publisher]] (see Keys for publishers)."`

@@ -355,6 +355,8 @@ func TestCertificatesArePairedAndChecked(t *testing.T) {
 		return parse(t, nil, append(args, "--route", oneRoute)...)
 	}
 	wantProblems(t, serve("--listen-tls", ":8443").Validate(), `--listen-tls ":8443": no certificate: want tls-cert and tls-key`)
+	wantProblems(t, serve("--control-listen-tls", "localhost:8443").Validate(), `--control-listen-tls "localhost:8443": no certificate: want tls-cert and tls-key`)
+	wantProblems(t, serve("--control-listen-tls", "localhost:8443", "--tls-cert", cert, "--tls-key", key).Validate())
 	wantProblems(t, serve("--listen-tls", ":8443", "--tls-cert", cert).Validate(), `--tls-cert: 1 of tls-cert and 0 of tls-key: want one key for each certificate…`)
 	wantProblems(t, serve("--tls-cert", cert, "--tls-key", key).Validate(), `--tls-cert "`+cert+`": nothing listens over TLS: want listen-tls, like :8443`)
 	wantProblems(t, serve("--listen-tls", ":8443", "--tls-cert", cert, "--tls-key", otherKey).Validate(), `--tls-cert "`+cert+`": with tls-key "`+otherKey+`": …`)

@@ -31,11 +31,12 @@ func (c *Config) Warnings() Problems {
 	warnings := append(Problems(nil), c.warned...)
 	for _, open := range []struct{ key, addr, what string }{
 		{"control-listen", c.ControlListen, "whoever reaches this address can publish: it asks for no password; publish-key or publisher would have it ask"},
+		{"control-listen-tls", c.ControlListenTLS, "whoever reaches this address can publish: it asks for no password; publish-key or publisher would have it ask"},
 		{"nats-listen", c.NATSListen, "whoever reaches this address can publish and listen: it asks for no password"},
 		{"nats-cluster-listen", c.NATSClusterListen, "whoever reaches this address can join the cluster: keep it within a private network"},
 	} {
 		host, _, err := net.SplitHostPort(open.addr)
-		if open.key == "control-listen" && len(c.Publisher)+len(c.PublishKey) > 0 {
+		if strings.HasPrefix(open.key, "control-listen") && len(c.Publisher)+len(c.PublishKey) > 0 {
 			continue
 		}
 		if err == nil && !loopback(host) {
@@ -146,6 +147,7 @@ func (c *Config) checkListeners() Problems {
 	add("listen", c.Listen...)
 	add("listen-tls", c.ListenTLS...)
 	add("control-listen", c.ControlListen)
+	add("control-listen-tls", c.ControlListenTLS)
 	add("nats-listen", c.NATSListen)
 	add("nats-cluster-listen", c.NATSClusterListen)
 	for _, open := range c.zmqBound() {
@@ -161,7 +163,9 @@ func (c *Config) checkCertificates() Problems {
 		return append(problems, c.problem("tls-cert", "", fmt.Sprintf("%d of tls-cert and %d of tls-key: want one key for each certificate, in the same order", certs, keys)))
 	case certs == 0 && len(c.ListenTLS) > 0:
 		return append(problems, c.problem("listen-tls", c.ListenTLS[0], "no certificate: want tls-cert and tls-key"))
-	case certs > 0 && !c.said("listen-tls"):
+	case certs == 0 && c.ControlListenTLS != "":
+		return append(problems, c.problem("control-listen-tls", c.ControlListenTLS, "no certificate: want tls-cert and tls-key"))
+	case certs > 0 && !c.said("listen-tls") && !c.said("control-listen-tls"):
 		return append(problems, c.problem("tls-cert", c.TLSCert[0], "nothing listens over TLS: want listen-tls, like :8443"))
 	}
 	for i, cert := range c.TLSCert {

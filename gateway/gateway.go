@@ -358,6 +358,7 @@ func (g *Gateway) full() bool { return g.opts.HoldsMax > 0 && g.Held() >= g.opts
 // refuse answers a client in the gateway's own name.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, reason string, status int, text string) {
 	g.refusals[reason].Inc()
+	defer letGo(w, r)()
 	header := w.Header()
 	header.Set("Content-Type", "text/plain")
 	if status == http.StatusServiceUnavailable {

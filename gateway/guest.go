@@ -218,16 +218,57 @@ func (g *Gateway) settleBody(w http.ResponseWriter, r *http.Request, body *guest
 	case r.Header.Get("Expect") != "": // a client that waits to be asked for it
 	default:
 		body.detach()
-		control.SetReadDeadline(time.Now().Add(settleWait))
-		_, err := io.CopyN(io.Discard, r.Body, settleBytesMax)
-		control.SetReadDeadline(time.Time{})
-		if err == io.EOF {
+		if settled(control, r.Body) {
 			return sent
 		}
 	}
+	return lastAnswer(control, w)
+}
+
+// settled reads what is left of a body if that is on its way already, and says whether
+// it was all. Who is reading it meanwhile is stopped.
+func settled(control *http.ResponseController, body io.Reader) bool {
+	control.SetReadDeadline(time.Now().Add(settleWait))
+	_, err := io.CopyN(io.Discard, body, settleBytesMax)
+	control.SetReadDeadline(time.Time{})
+	return err == io.EOF
+}
+
+// lastAnswer has the connection end with the answer that is about to be written: net/http
+// would first read what is left of the request. What it returns is to be called when the
+// answer has been written.
+func lastAnswer(control *http.ResponseController, w http.ResponseWriter) (sent func()) {
 	control.EnableFullDuplex()
 	w.Header().Set("Connection", "close")
-	return func() { control.SetReadDeadline(time.Now().Add(leftWait)) }
+	return func() {
+		// Not as a deadline now: net/http takes it away if somebody is reading.
+		time.AfterFunc(leftWait, func() { control.SetReadDeadline(time.Now()) })
+	}
+}
+
+// letGo has an answer of the gateway's own not wait for a body that nobody reads any more,
+// and that its client may never send. What it returns is to be called when the answer
+// has been written.
+func letGo(w http.ResponseWriter, r *http.Request) (sent func()) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return func() {}
+	}
+	control := http.NewResponseController(w)
+	if r.Header.Get("Expect") == "" && settled(control, r.Body) {
+		return func() {}
+	}
+	return lastAnswer(control, w)
+}
+
+// abort ends the client's connection, since the client must see that what it got is not
+// whole. net/http would read what is left of the request before.
+func abort(w http.ResponseWriter) {
+	if nc, buffered, err := http.NewResponseController(w).Hijack(); err == nil { // HTTP/1
+		nc.SetWriteDeadline(time.Now().Add(leftWait))
+		buffered.Flush()
+		nc.Close()
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // handOff goes on with a request at the line where one without guest would be.

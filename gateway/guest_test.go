@@ -282,6 +282,61 @@ func TestABodyThatAGuestDoesNotReadIsNotTheNextRequest(t *testing.T) {
 	}
 }
 
+// A client may never send the body that it has announced. What the gateway has to say
+// does not wait for it, and neither does the end of a broken answer.
+func TestABodyThatNeverComesKeepsNoAnswer(t *testing.T) {
+	failed := errors.New("the guest failed")
+	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		switch x.Request.URL.Path {
+		case "/reads":
+			go x.Request.Body.Read(make([]byte, 100))
+			time.Sleep(20 * time.Millisecond) // it has begun
+		case "/handoff":
+			return handoff(x, "nobody")
+		case "/breaks":
+			go x.Request.Body.Read(make([]byte, 100))
+			time.Sleep(20 * time.Millisecond)
+			body := io.MultiReader(strings.NewReader("half"), failing{})
+			return guest.Outcome{Response: &http.Response{StatusCode: 200, Body: io.NopCloser(body), ContentLength: -1}}, nil
+		}
+		return guest.Outcome{}, failed
+	}, false, nil)
+	for _, test := range []struct {
+		path, head string
+		status     int
+	}{
+		{"/", "Content-Length: 10", 500},
+		{"/", "Transfer-Encoding: chunked", 500},
+		{"/", "Content-Length: 10\r\nExpect: 100-continue", 500},
+		{"/reads", "Content-Length: 10", 500},
+		{"/handoff", "Content-Length: 10", 502},
+		{"/breaks", "Content-Length: 10", 200},
+		{"/breaks", "Transfer-Encoding: chunked", 200},
+	} {
+		t.Run(test.path+" "+test.head, func(t *testing.T) {
+			conn, err := net.Dial("tcp", h.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", test.path, test.head)
+			reader := bufio.NewReader(conn)
+			response, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.ReadAll(response.Body)
+			if response.StatusCode != test.status || (err != nil) != (test.path == "/breaks") {
+				t.Errorf("got %d, %v", response.StatusCode, err)
+			}
+			if _, err := reader.ReadByte(); err != io.EOF {
+				t.Errorf("the connection goes on: %v", err)
+			}
+		})
+	}
+}
+
 func TestWhatAGuestBreaksOffIsNotWhole(t *testing.T) {
 	h := newHouse(t, func(ctx context.Context, x *guest.Exchange) (guest.Outcome, error) {
 		body := io.MultiReader(strings.NewReader("half"), failing{})

@@ -42,7 +42,7 @@ func newStores(bus *natsbus.Bus, registry *metrics.Registry, log *slog.Logger) *
 
 // open opens the stores of a guest. The caller closes them.
 func (s *stores) open(guest string, opts store.Options) (*store.Stores, error) {
-	opened, err := store.Open(opts, store.OpenOptions{Shelves: &s.shelves, Log: s.log.With("guest", guest), Failed: s.failures.Inc})
+	opened, err := store.Open(opts, store.OpenOptions{Shelves: &s.shelves, Owner: guest, Log: s.log.With("guest", guest), Failed: s.failures.Inc})
 	if err != nil {
 		return nil, fmt.Errorf("guest %q: %w", guest, err)
 	}

@@ -9,7 +9,9 @@ import (
 // Certificates are those that TLS listeners show. They may be replaced while clients
 // come: who is there stays, and whoever comes then sees the new ones. It may be used
 // concurrently.
-type Certificates struct{ now atomic.Pointer[[]tls.Certificate] }
+type Certificates struct {
+	now atomic.Pointer[[]tls.Certificate]
+}
 
 // Set replaces them. all is the Certificates' own from then on.
 func (c *Certificates) Set(all []tls.Certificate) { c.now.Store(&all) }

@@ -259,10 +259,15 @@ func (p KVPage) MarshalJSON() ([]byte, error) {
 	}{keys, meta{p.Limit, p.Prefix, p.Cursor}})
 }
 
-// Seed stores items that are to be there from the beginning.
+// Seed stores items that are to be there from the beginning: those that are not, or, in a
+// Local store, all.
 func (kv *KV) Seed(ctx context.Context, items []KVItem) error {
+	mode := KVAdd
+	if kv.Local {
+		mode = KVOverwrite
+	}
 	for _, item := range items {
-		err := kv.Insert(ctx, item.Key, KVInsert{Body: item.Body, Metadata: item.Metadata, Mode: KVAdd})
+		err := kv.Insert(ctx, item.Key, KVInsert{Body: item.Body, Metadata: item.Metadata, Mode: mode})
 		if err != nil && !errors.Is(err, ErrPrecondition) {
 			return fmt.Errorf("key %q: %w", item.Key, err)
 		}

@@ -15,6 +15,11 @@ type OpenOptions struct {
 	// stores alone.
 	Shelves *Shelves
 
+	// Owner is whose stores they are. What one has in memory (KV stores, rate counters,
+	// penalty boxes) outlives them if it opens its stores again before these are closed:
+	// new code finds what the old one wrote. Empty: it ends with them.
+	Owner string
+
 	// Log takes what nobody waits for. Nil discards.
 	Log *slog.Logger
 
@@ -56,7 +61,7 @@ func Open(opts Options, with OpenOptions) (*Stores, error) {
 	}
 	s := &Stores{
 		Configs: make(map[string]*Config), KV: make(map[string]*KV), Secrets: opts.Secrets, ACLs: make(map[string]*ACL),
-		Shields: opts.Shields, Rates: &Rates{}, log: with.Log, failed: with.Failed,
+		Shields: opts.Shields, Rates: with.Shelves.rates(with.Owner), log: with.Log, failed: with.Failed,
 	}
 	var errs []error
 	wrong := func(kind, name string, err error) {
@@ -102,18 +107,18 @@ func openKV(name string, opts KVOptions, with OpenOptions) (*KV, error) {
 	if opts.Backend == KVJetStream && opts.Bucket == "" {
 		opts.Bucket = name
 	}
-	shelf, isNew, err := with.Shelves.open(opts)
+	shelf, missing, err := with.Shelves.open(with.Owner, name, opts)
 	if err != nil {
 		return nil, err
 	}
 	kv := NewKV(shelf)
 	kv.Local = opts.Backend == KVMemory || opts.Backend == ""
-	if !isNew || len(opts.Items) == 0 {
+	if len(missing) == 0 {
 		return kv, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
-	if err := kv.Seed(ctx, opts.Items); err != nil {
+	if err := kv.Seed(ctx, missing); err != nil {
 		return nil, errors.Join(err, kv.Close())
 	}
 	return kv, nil

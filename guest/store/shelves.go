@@ -1,9 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -15,8 +17,9 @@ type Shelves struct {
 	// stores that want it are refused.
 	JetStream func(bucket string, replicas int) (shelf Shelf, isNew bool, err error)
 
-	mu   sync.Mutex
-	live map[string]*sharedShelf
+	mu       sync.Mutex
+	live     map[string]*sharedShelf
+	counters map[string]*Rates // by owner
 }
 
 // sharedShelf is a shelf that is open for several stores.
@@ -24,7 +27,10 @@ type sharedShelf struct {
 	Shelf
 	of   *Shelves
 	name string
-	uses int // guarded by of.mu
+
+	// Guarded by of.mu.
+	uses  int
+	items []KVItem // of one in memory: what its manifest said last
 }
 
 // use is one store's part of it.
@@ -47,44 +53,83 @@ func (u *use) Close() (err error) {
 	return err
 }
 
-// open returns a shelf, and whether it is new.
-func (s *Shelves) open(opts KVOptions) (shelf Shelf, isNew bool, err error) {
+// rates are an owner's: it has the same again each time. Owners are programs by name,
+// of which there are few.
+func (s *Shelves) rates(owner string) *Rates {
+	if owner == "" {
+		return &Rates{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.counters[owner]
+	if r == nil {
+		r = &Rates{}
+		if s.counters == nil {
+			s.counters = make(map[string]*Rates)
+		}
+		s.counters[owner] = r
+	}
+	return r
+}
+
+// open returns a shelf of an owner's store, and which of its first items are to be put
+// there: all in a new one, none in one that was there. In memory, where a manifest is
+// all there is to edit, those that it has not had before.
+func (s *Shelves) open(owner, store string, opts KVOptions) (shelf Shelf, missing []KVItem, err error) {
 	var name string
+	create := func() (Shelf, bool, error) { return NewMemory(0), true, nil }
+	inMemory := false
 	switch opts.Backend {
 	case KVMemory, "":
-		return NewMemory(0), true, nil
+		if owner == "" {
+			return NewMemory(0), opts.Items, nil
+		}
+		inMemory, name = true, fmt.Sprintf("%s %q %q", KVMemory, owner, store)
 	case KVFile:
 		path, err := filepath.Abs(opts.File)
 		if err != nil {
-			return nil, false, err
+			return nil, nil, err
 		}
 		name = string(KVFile) + " " + path
+		create = func() (Shelf, bool, error) { return OpenFile(opts.File) }
 	case KVJetStream:
 		if s.JetStream == nil {
-			return nil, false, errors.New("there is no JetStream here")
+			return nil, nil, errors.New("there is no JetStream here")
 		}
 		name = string(KVJetStream) + " " + opts.Bucket
+		create = func() (Shelf, bool, error) { return s.JetStream(opts.Bucket, max(opts.Replicas, 1)) }
 	default:
-		return nil, false, fmt.Errorf("there is no backend %q", opts.Backend)
+		return nil, nil, fmt.Errorf("there is no backend %q", opts.Backend)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	shared := s.live[name]
-	if shared == nil {
+	switch {
+	case shared == nil:
 		shared = &sharedShelf{of: s, name: name}
-		if opts.Backend == KVFile {
-			shared.Shelf, isNew, err = OpenFile(opts.File)
-		} else {
-			shared.Shelf, isNew, err = s.JetStream(opts.Bucket, max(opts.Replicas, 1))
-		}
-		if err != nil {
-			return nil, false, err
+		var isNew bool
+		if shared.Shelf, isNew, err = create(); err != nil {
+			return nil, nil, err
 		}
 		if s.live == nil {
 			s.live = make(map[string]*sharedShelf)
 		}
 		s.live[name] = shared
+		if isNew {
+			missing = opts.Items
+		}
+	case inMemory:
+		for _, item := range opts.Items {
+			if !slices.ContainsFunc(shared.items, func(had KVItem) bool {
+				return had.Key == item.Key && had.Metadata == item.Metadata && bytes.Equal(had.Body, item.Body)
+			}) {
+				missing = append(missing, item)
+			}
+		}
+	}
+	if inMemory {
+		shared.items = opts.Items
 	}
 	shared.uses++
-	return &use{sharedShelf: shared}, isNew, nil
+	return &use{sharedShelf: shared}, missing, nil
 }

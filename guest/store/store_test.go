@@ -294,6 +294,66 @@ func TestAFileIsOpenOnceForAllItsStores(t *testing.T) {
 	}
 }
 
+func TestWhatAProgramHasInMemoryOutlivesItsCode(t *testing.T) {
+	shelves := &store.Shelves{}
+	open := func(owner, a, b string) *store.Stores {
+		t.Helper()
+		items := []store.KVItem{{Key: "a", Body: []byte(a)}, {Key: "b", Body: []byte(b)}}
+		stores, err := store.Open(store.Options{KV: map[string]store.KVOptions{"s": {Items: items}}}, store.OpenOptions{Shelves: shelves, Owner: owner})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stores
+	}
+	old := open("app", "1", "2")
+	insert(t, old.KV["s"], "k", store.KVInsert{Body: []byte("x")})
+	insert(t, old.KV["s"], "a", store.KVInsert{Body: []byte("changed")})
+	if err := old.Rates.Increment("hits", "ann", 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Rates.Punish("box", "ann", store.PenaltyMin); err != nil {
+		t.Fatal(err)
+	}
+
+	// New code comes before the old one has gone. Its manifest says something else of b.
+	code := open("app", "1", "3")
+	wantValue(t, code.KV["s"], "k", "x", "")
+	wantValue(t, code.KV["s"], "a", "changed", "")
+	wantValue(t, code.KV["s"], "b", "3", "")
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	insert(t, code.KV["s"], "k", store.KVInsert{Body: []byte("y")})
+	wantValue(t, code.KV["s"], "k", "y", "")
+	if n, err := code.Rates.Count("hits", "ann", 60); err != nil || n != 3 {
+		t.Errorf("the counter is at %d, %v", n, err)
+	}
+	if is, err := code.Rates.Punished("box", "ann"); err != nil || !is {
+		t.Errorf("the penalty is gone: %v, %v", is, err)
+	}
+
+	// It is nobody else's.
+	other := open("other", "1", "2")
+	defer other.Close()
+	wantValue(t, other.KV["s"], "b", "2", "")
+	if _, err := other.KV["s"].Lookup(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("another program's store: %v", err)
+	}
+	if is, err := other.Rates.Punished("box", "ann"); err != nil || is {
+		t.Errorf("another program's box: %v, %v", is, err)
+	}
+
+	// With the last one it is gone.
+	if err := code.Close(); err != nil {
+		t.Error(err)
+	}
+	again := open("app", "1", "2")
+	defer again.Close()
+	if _, err := again.KV["s"].Lookup(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a store that was closed: %v", err)
+	}
+}
+
 func TestKeysThatAreNone(t *testing.T) {
 	for _, key := range []string{"", ".", "..", "a/.", "a/..", "a/../b", "./a", "a./b", ".well-known/acme-challenge", "a\rb", "a\n", "#", "a;", "?", "^", "|",
 		" ", "\x00", "\x1f", "\ufffe", "\uffff", "\xff", strings.Repeat("k", 1025)} {

@@ -75,7 +75,7 @@ func ReadFastly(path string) (*Fastly, Problems) {
 	if root == nil {
 		return f, problems
 	}
-	r := &reading{path: path}
+	r := &reading{path: path, foreign: true}
 	f.read(r.open("", &field{value: root}))
 	f.Warnings = r.warnings
 	return f, r.problems
@@ -189,7 +189,7 @@ func readBackend(b guest.BackendOptions, t *table) guest.BackendOptions {
 	if t := t.table("client_certificate"); t != nil {
 		b.ClientCert, b.ClientKey = readClientCertificate(t)
 	}
-	t.done()
+	t.doneStrictly()
 	return b
 }
 
@@ -238,7 +238,7 @@ func (t *table) authorities(key string, v *value) []byte {
 	case unstable.InlineTable:
 		within := t.open(t.in(key), &field{key, v.line, v})
 		value, file := within.text("value"), within.file("file")
-		within.done()
+		within.doneStrictly()
 		switch {
 		case value != "" && file != "":
 			t.refuse(v.line, t.in(key), "", "value and file: want one of them")
@@ -298,7 +298,7 @@ func readClientCertificate(t *table) (cert, key []byte) {
 		return nil
 	}
 	cert, key = either("certificate"), either("key")
-	t.done()
+	t.doneStrictly()
 	if cert != nil && key != nil {
 		if _, err := tls.X509KeyPair(cert, key); err != nil {
 			t.refuse(t.line, t.name, "", "%s", strings.TrimPrefix(err.Error(), "tls: "))

@@ -152,7 +152,7 @@ func readConfigStore(t *table) (opts store.ConfigOptions, ok bool) {
 		t.take("contents")
 		t.take("file")
 	}
-	t.done("contents", "file")
+	t.doneStrictly("contents", "file")
 	return opts, len(t.problems) == before
 }
 
@@ -160,9 +160,10 @@ func readConfigStore(t *table) (opts store.ConfigOptions, ok bool) {
 func readKVStore(t *table, f *field) (opts store.KVOptions, ok bool) {
 	before := len(t.problems)
 	name := t.in(f.key)
+	seen := make(map[string]bool)
 	switch f.value.kind {
 	case unstable.Array:
-		opts.Items = readKVItems(t, name, f)
+		opts.Items = readKVItems(t, name, f, seen)
 	case unstable.InlineTable:
 		t := t.open(name, f)
 		opts.Backend = store.KVBackend(t.choice("backend", "", string(store.KVMemory), string(store.KVFile), string(store.KVJetStream)))
@@ -180,13 +181,20 @@ func readKVStore(t *table, f *field) (opts store.KVOptions, ok bool) {
 			opts.Replicas = t.count("replicas", 0, 1, 5)
 		}
 		if items := t.take("items"); items != nil && items.value.kind == unstable.Array {
-			opts.Items = readKVItems(t, t.in("items"), items)
+			opts.Items = readKVItems(t, t.in("items"), items, seen)
 		} else if items != nil {
 			t.wrong("items", items.value.text, "want a list of tables, like [{key = \"a\", data = \"1\"}]")
 		}
 		if t.said("file") || t.said("format") {
 			if t.format("json") == "json" {
-				opts.Items = append(opts.Items, readKVFile(t)...)
+				for _, item := range readKVFile(t) {
+					if seen[item.Key] {
+						t.twice(t.lineOf("file"), t.in("file"), item.Key)
+						opts.Items = slices.DeleteFunc(opts.Items, func(had store.KVItem) bool { return had.Key == item.Key })
+					}
+					seen[item.Key] = true
+					opts.Items = append(opts.Items, item)
+				}
 			} else {
 				t.take("file")
 			}
@@ -197,17 +205,10 @@ func readKVStore(t *table, f *field) (opts store.KVOptions, ok bool) {
 	default:
 		t.refuse(f.line, name, f.value.text, "want a list of items, like [{key = \"a\", data = \"1\"}], or {file = \"…\", format = \"json\"}")
 	}
-	seen := make(map[string]bool)
-	for _, item := range opts.Items {
-		if seen[item.Key] {
-			t.refuse(f.line, name, "", "key %q is there twice", item.Key)
-		}
-		seen[item.Key] = true
-	}
 	return opts, len(t.problems) == before
 }
 
-func readKVItems(t *table, name string, f *field) []store.KVItem {
+func readKVItems(t *table, name string, f *field, seen map[string]bool) []store.KVItem {
 	var items []store.KVItem
 	for i, v := range f.value.items {
 		t := t.open(fmt.Sprintf("%s[%d]", name, i), &field{line: v.line, value: v})
@@ -220,6 +221,11 @@ func readKVItems(t *table, name string, f *field) []store.KVItem {
 		}
 		item.Body = t.source("data", "file", "path")
 		t.done()
+		if t.said("key") && seen[item.Key] {
+			t.twice(t.lineOf("key"), t.in("key"), item.Key)
+			items = slices.DeleteFunc(items, func(had store.KVItem) bool { return had.Key == item.Key })
+		}
+		seen[item.Key] = true
 		if err := store.CheckItem(item); err != nil && t.said("key") {
 			t.wrong("key", item.Key, "%s", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,6 +145,7 @@ type table struct {
 type reading struct {
 	path     string // of the file
 	dir      string // where relative names of files start; empty: the working directory
+	foreign  bool   // it is made for others as well, who know keys that are unknown here
 	problems Problems
 	warnings Problems // what is allowed, and perhaps not meant
 }
@@ -324,14 +326,37 @@ func (r *reading) tried(name string) string {
 	return hint
 }
 
-// done refuses the keys that nobody took.
-func (t *table) done(known ...string) {
+// done refuses the keys that nobody took. In a file that is foreign they may be somebody
+// else's: they are told of. Others are those that are known where the table says
+// something else.
+func (t *table) done(others ...string) { t.leave(t.foreign, others) }
+
+// doneStrictly refuses them in any file, as Viceroy does.
+func (t *table) doneStrictly(others ...string) { t.leave(false, others) }
+
+func (t *table) leave(ignore bool, others []string) {
+	known := others
 	for key := range t.taken {
 		known = append(known, key)
 	}
 	for _, f := range t.value.fields {
-		if !t.taken[f.key] {
+		switch {
+		case t.taken[f.key]:
+		case slices.Contains(others, f.key):
+			t.refuse(f.line, t.in(f.key), "", "it does not go with the other keys here")
+		case ignore:
+			t.warn(f.line, t.in(f.key), "", "unknown key"+didYouMean(f.key, known)+": it is ignored")
+		default:
 			t.refuse(f.line, t.in(f.key), "", "unknown key%s", didYouMean(f.key, known))
 		}
 	}
+}
+
+// twice tells of a key of a store that is there twice. Viceroy takes the last one.
+func (t *table) twice(line int, name, key string) {
+	if t.foreign {
+		t.warn(line, name, key, "the key is there twice: the last one counts")
+		return
+	}
+	t.refuse(line, name, key, "the key is there twice")
 }

@@ -842,7 +842,12 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 	if guest != nil {
 		mayLack = guest.QuietControl
 		if guest.HandoffListen != "" {
-			err = errors.Join(err, open(guest.HandoffListen, false, true))
+			e := open(guest.HandoffListen, false, true)
+			if errors.Is(e, syscall.EADDRINUSE) { // what this gateway hands off needs no port
+				log.Warn("no port for handoffs of others: the address is in use, perhaps by another gateway", "address", guest.HandoffListen, "key", "local_server.pushpin.proxy_port")
+				e = nil
+			}
+			err = errors.Join(err, e)
 		}
 	}
 	if c.ControlListen != "" {
@@ -852,7 +857,11 @@ func listen(c *config.Config, guest *config.GuestCommand, log *slog.Logger) (*li
 			log.Warn("no port for publishers: the address is in use, perhaps by another gateway", "address", c.ControlListen)
 			e = nil
 		}
-		err = errors.Join(err, c.Unopened("control-listen", c.ControlListen, e))
+		e = c.Unopened("control-listen", c.ControlListen, e)
+		if e != nil && guest != nil && guest.Fastly.Pushpin.Said {
+			e = fmt.Errorf("%w; it is local_server.pushpin.publish_port of %s", e, guest.Manifest)
+		}
+		err = errors.Join(err, e)
 	}
 	if c.ControlListenTLS != "" {
 		var e error

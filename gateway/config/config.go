@@ -97,6 +97,9 @@ type Config struct {
 	fileUnread bool `kong:"-"`
 	// What reading found doubtful; Warnings reports it first.
 	warned Problems `kong:"-"`
+
+	// Names of guests of which something is wrong: routes to them are right.
+	wrongGuests []string `kong:"-"`
 	// The command the settings are for.
 	command string `kong:"-"`
 }

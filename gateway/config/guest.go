@@ -425,7 +425,11 @@ func (g *Guest) Read() (module []byte, manifest *Fastly, problems Problems) {
 	}
 	for _, b := range g.Backends {
 		if slices.ContainsFunc(manifest.Backends, func(o guest.BackendOptions) bool { return o.Name == b.Name }) {
-			problems = append(problems, Problem{Where: g.Where, Value: b.Name, What: "a backend of this name is in " + g.Manifest + " as well"})
+			what := fmt.Sprintf("backend %q is in %s as well: want it in one place", b.Name, g.Manifest)
+			if slices.Contains(g.Self, b.Name) {
+				what += fmt.Sprintf("; that it is the service itself says self = [%q] of the guest", b.Name)
+			}
+			problems = append(problems, Problem{Where: g.Where, Value: g.Name, What: what})
 			continue
 		}
 		manifest.Backends = append(manifest.Backends, b)
@@ -495,7 +499,7 @@ func (c *Config) CheckRouteGuests(routes []Route) (right []Route, problems []err
 		names = append(names, g.Name)
 	}
 	for _, route := range routes {
-		if route.Guest != "" && !slices.Contains(names, route.Guest) {
+		if route.Guest != "" && !slices.Contains(names, route.Guest) && !slices.Contains(c.wrongGuests, route.Guest) {
 			problems = append(problems, fmt.Errorf("%s: guest %q: there is no guest of this name%s", route.Where, route.Guest, didYouMean(route.Guest, names)))
 			continue
 		}

@@ -406,6 +406,8 @@ func (c *Config) setLine(s *setting, g given, v *value) {
 		if program, wrong = readGuest(v, g.file, g.folder()); len(wrong) == 0 {
 			program.Where = g.where(s, v.line)
 			c.Guest = append(c.Guest, program)
+		} else {
+			c.wrongGuests = append(c.wrongGuests, program.Name)
 		}
 	case "events":
 		var events Events

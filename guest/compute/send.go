@@ -106,6 +106,7 @@ func (c *call) send(cached, streaming bool) (*pending, error, status) {
 	backend := c.backend(name)
 	if backend == nil {
 		out.reader.Close()
+		c.Log.Warn("guest names a backend that does not exist", "backend", name)
 		return nil, errUnknownBackend, statusOK
 	}
 	outward, err := r.outward(out)

@@ -259,7 +259,8 @@ func (o *LoadOptions) setDefaults() {
 	if o.Limits.MemoryBytes <= 0 {
 		o.Limits.MemoryBytes = 128 << 20
 	}
-	o.Limits.MemoryBytes = min(o.Limits.MemoryBytes, 4<<30) &^ (wasm.PageBytes - 1)
+	// wazero counts the bytes of a memory in 32 bits.
+	o.Limits.MemoryBytes = min(o.Limits.MemoryBytes, 4<<30-wasm.PageBytes) &^ (wasm.PageBytes - 1)
 	if o.Limits.CPU <= 0 {
 		o.Limits.CPU = 10 * time.Second
 	}

@@ -386,6 +386,26 @@ func TestWhatBecomesOfAGuestIsSaid(t *testing.T) {
 	})
 }
 
+func TestAModuleWithoutMemoryHasNoAddresses(t *testing.T) {
+	p, _ := load(t, `(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+		(func (export "_start") (drop (call $next)) (call $answer (i32.add (i32.const 200) (call $random (i32.const 0) (i32.const 4)))))`, guest.LoadOptions{})
+	const fault = 21 // of WASI
+	if got, err := status(t, p); err != nil || got != 200+fault {
+		t.Errorf("got %d, %v, want %d", got, err, 200+fault)
+	}
+}
+
+func TestAMemoryMayBeAsLargeAsThereAre(t *testing.T) {
+	p, _ := load(t, `(memory 1) (func (export "_start") (drop (call $next))
+		(if (i32.eq (memory.grow (i32.const 65534)) (i32.const -1)) (then (call $answer (i32.const 500)) (return)))
+		(i32.store8 (i32.const 0xfffeffff) (i32.const 204))
+		(if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then (call $answer (i32.const 501)) (return)))
+		(call $answer (i32.load8_u (i32.const 0xfffeffff))))`, guest.LoadOptions{Limits: guest.Limits{MemoryBytes: 4 << 30}})
+	if got, err := status(t, p); err != nil || got != 204 {
+		t.Errorf("got %d, %v, want 204", got, err)
+	}
+}
+
 // What host functions do for a guest is its own time: it must not be able to have them
 // work for ever.
 func TestWorkOfHostFunctionsIsTheGuests(t *testing.T) {

@@ -111,6 +111,11 @@ func (m *Module) Prepare(opts Options) (*Prepared, error) {
 	if opts.MemoryMax == 0 {
 		opts.MemoryMax = 65536
 	}
+	if len(m.Memories) == 0 {
+		// Every address is outside of an empty one, and host functions need not ask
+		// whether there is any.
+		m.Memories = []Limits{{HasMax: true}}
+	}
 	for _, l := range m.Memories {
 		if l.Min > opts.MemoryMax {
 			return nil, fmt.Errorf("the memory begins with %d pages, %d may be", l.Min, opts.MemoryMax)

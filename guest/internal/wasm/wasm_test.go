@@ -270,7 +270,7 @@ func TestWhatCannotRunIsRefused(t *testing.T) {
 		{"our name", string(guesttest.WAT(t, `(module (func (export "gripway:budget")))`)), "are the host's own"},
 		{"data outside", string(guesttest.WAT(t, `(module (memory 1) (data (i32.const 65535) "ab"))`)), "data segment 0 ends at 65537, beyond the memory of 65536 bytes"},
 		{"huge memory", string(guesttest.WAT(t, `(module (memory 65537))`)), "the memory begins with 65537 pages, 65536 may be"},
-		{"data without memory", string(guesttest.WAT(t, `(module (data (i32.const 0) "ab"))`)), "no memory"},
+		{"data without memory", string(guesttest.WAT(t, `(module (data (i32.const 0) "ab"))`)), "beyond the memory of 0 bytes"},
 		{"huge table", string(guesttest.WAT(t, `(module (table 100000 funcref))`)), "table 0 has 100000 elements, 98765 may be"},
 		// The host's own globals, functions and locals are not for the guest to name.
 		{"a global that is not there yet", string(guesttest.WAT(t, `(module (func (global.set 0 (i32.const 1))))`)), "there is no 0 for instruction 0x24"},

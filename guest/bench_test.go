@@ -134,6 +134,50 @@ func BenchmarkStall(b *testing.B) {
 	}
 }
 
+// BenchmarkNewcomer is a request whose guest computes for some 10 ms, beside others that
+// spin.
+func BenchmarkNewcomer(b *testing.B) {
+	for _, spinning := range []int{0, 8, 50} {
+		b.Run(fmt.Sprintf("spinning=%d", spinning), func(b *testing.B) {
+			abi := &tiny{}
+			runtime, err := guest.NewRuntime(guest.RuntimeOptions{ABIs: []guest.ABI{abi}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer runtime.Close()
+			program := func(text string) *guest.Program {
+				p, err := runtime.Load(b.Context(), guesttest.WAT(b, "(module"+imports+text+")"), guest.LoadOptions{Name: "test", Limits: guest.Limits{CPU: time.Hour}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				return p
+			}
+			spinner := program(`(func (export "_start") (drop (call $next)) (call $note (i32.const 1)) (loop $l (br $l)))`)
+			p := program(`(func (export "_start") (local $i i32) (drop (call $next))
+				(local.set $i (i32.const 10000000))
+				(loop $l (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+				(call $answer (i32.const 200)))`)
+			ctx, cancel := context.WithCancel(b.Context())
+			var guests sync.WaitGroup
+			for range spinning {
+				guests.Go(func() { spinner.Serve(ctx, request()) })
+			}
+			until(b, "all to spin", func() bool { return len(abi.noted()) == spinning })
+			var longest time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				if got, err := status(b, p); err != nil || got != 200 {
+					b.Fatal(got, err)
+				}
+				longest = max(longest, time.Since(begin))
+			}
+			b.ReportMetric(float64(longest.Microseconds())/1000, "longest-ms")
+			cancel()
+			guests.Wait()
+		})
+	}
+}
+
 // BenchmarkHostcall is a guest that calls a host function which does nothing.
 func BenchmarkHostcall(b *testing.B) {
 	for _, snapshot := range []bool{false, true} {

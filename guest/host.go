@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,15 +51,97 @@ const (
 	crunchTurn  = 10 * time.Millisecond
 	napEvery    = 2 * time.Millisecond
 	nap         = 10 * time.Microsecond
+
+	// crunchYoung is what a guest may have computed for its request to be let go first:
+	// one that starts, or has a page to make, does not wait behind all that spin.
+	crunchYoung = 50 * time.Millisecond
+
+	// crunchInARow is how often it is, before one of the others has its turn.
+	crunchInARow = 4
 )
 
 // crunchers are the turns of guests that compute for long.
 type crunchers struct {
-	turns   chan struct{} // one for each guest that may compute; never closed
 	waiting atomic.Int32
+
+	mu    sync.Mutex
+	free  int         // turns that nobody has
+	young []*cruncher // who wait, the first one longest, and have computed little
+	old   []*cruncher // and the others
+	inRow int         // how many young ones have gone before an old one
 }
 
-func (c *crunchers) init(n int) { c.turns = make(chan struct{}, n) }
+// cruncher is who waits for a turn.
+type cruncher struct {
+	has  chan struct{} // closed when it has one
+	gone bool          // it waits no more. Guarded by the crunchers' mu
+}
+
+func (c *crunchers) init(n int) { c.free = n }
+
+// take waits for a turn; false means that ctx has ended before.
+func (c *crunchers) take(ctx context.Context, young bool) bool {
+	c.mu.Lock()
+	if c.free > 0 { // so nobody waits
+		c.free--
+		c.mu.Unlock()
+		return true
+	}
+	me := &cruncher{has: make(chan struct{})}
+	if young {
+		c.young = append(c.young, me)
+	} else {
+		c.old = append(c.old, me)
+	}
+	c.waiting.Add(1)
+	c.mu.Unlock()
+	defer c.waiting.Add(-1)
+	select {
+	case <-me.has:
+		return true
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-me.has:
+		c.giveLocked()
+	default:
+		me.gone = true
+	}
+	return false
+}
+
+// give gives a turn back.
+func (c *crunchers) give() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.giveLocked()
+}
+
+func (c *crunchers) giveLocked() {
+	c.young, c.old = present(c.young), present(c.old)
+	switch {
+	case len(c.young) > 0 && (len(c.old) == 0 || c.inRow < crunchInARow):
+		close(c.young[0].has)
+		c.young = c.young[1:]
+		c.inRow++
+	case len(c.old) > 0:
+		close(c.old[0].has)
+		c.old = c.old[1:]
+		c.inRow = 0
+	default:
+		c.free++
+	}
+}
+
+// present leaves out who has gone at the head of a queue.
+func present(queue []*cruncher) []*cruncher {
+	for len(queue) > 0 && queue[0].gone {
+		queue = queue[1:]
+	}
+	return queue
+}
 
 // check is called by guests that have used up their budget. It ends them at their
 // limits, and gives others their turn.
@@ -153,12 +236,8 @@ func (s *Sandbox) Called() {
 
 // takeTurn waits for a turn. Wait has given back the one there was.
 func (s *Sandbox) takeTurn(c *crunchers) {
-	c.waiting.Add(1)
-	defer c.waiting.Add(-1)
-	select {
-	case c.turns <- struct{}{}:
+	if c.take(s.ctx, s.ran-s.base < crunchYoung) {
 		s.crunching, s.turn = true, time.Now()
-	case <-s.ctx.Done():
 	}
 }
 
@@ -166,6 +245,6 @@ func (s *Sandbox) takeTurn(c *crunchers) {
 func (s *Sandbox) endTurn() {
 	if s.crunching {
 		s.crunching = false
-		<-s.Program.runtime.crunch.turns
+		s.Program.runtime.crunch.give()
 	}
 }

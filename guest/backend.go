@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 )
@@ -104,8 +105,12 @@ type HealthCheck struct {
 	Host, Method, Path string
 	Status             int // that is healthy
 	Window, Threshold  int // of the last Window answers, Threshold must be healthy
-	Initial            int // healthy answers assumed at the start
+	Initial            int // healthy answers assumed at the start; negative is none
 }
+
+// ErrUnhealthy answers a request to a backend whose health check fails: none is sent, as
+// at Fastly.
+var ErrUnhealthy = errors.New("guest: the backend's health check fails")
 
 type causeKey struct{}
 

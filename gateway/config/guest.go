@@ -384,6 +384,9 @@ func readBackendMore(b *guest.BackendOptions, t *table) {
 			Window: t.count("window", 0, 1, backendCountMax), Threshold: t.count("threshold", 0, 1, backendCountMax),
 			Initial: t.count("initial", 0, 0, backendCountMax),
 		}
+		if t.said("initial") && b.Check.Initial == 0 {
+			b.Check.Initial = -1 // 0 is the default
+		}
 		if path := b.Check.Path; path != "" && path[0] != '/' {
 			t.wrong("path", path, "want a path, like /health")
 		}

@@ -31,6 +31,7 @@ const (
 // health asks a backend how it is, again and again.
 type health struct {
 	healthy atomic.Bool
+	asked   atomic.Bool // it has answered, or not, at least once
 	cancel  context.CancelFunc
 	asking  sync.WaitGroup
 }
@@ -48,7 +49,7 @@ func newHealth(transport http.RoundTripper, o *guest.BackendOptions, log *slog.L
 	if check.Initial == 0 {
 		check.Initial = checkInitialDefault
 	}
-	check.Initial = min(check.Initial, check.Window)
+	check.Initial = min(max(check.Initial, 0), check.Window)
 
 	h := new(health)
 	answers := make([]bool, check.Window) // a ring
@@ -77,6 +78,7 @@ func newHealth(transport http.RoundTripper, o *guest.BackendOptions, log *slog.L
 			if healthy := good >= check.Threshold; h.healthy.Swap(healthy) != healthy {
 				log.Warn("backend changed", "backend", o.Name, "healthy", healthy, "good", good, "of", check.Window)
 			}
+			h.asked.Store(true)
 			select {
 			case <-ctx.Done():
 				return
@@ -110,6 +112,10 @@ func (h *health) now() guest.Health {
 	}
 	return guest.HealthUnhealthy
 }
+
+// fails says that requests are not to be sent. What a backend is taken for before it has
+// been asked keeps nothing back: settings are read again while requests come.
+func (h *health) fails() bool { return h.asked.Load() && !h.healthy.Load() }
 
 // stop ends the asking and waits for it.
 func (h *health) stop() {

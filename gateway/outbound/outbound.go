@@ -437,6 +437,9 @@ func (b *Backend) Close() error {
 // request as it is, and closes its body.
 func (b *Backend) RoundTrip(req *http.Request) (*http.Response, error) {
 	out, err := b.request(req)
+	if err == nil && b.way.health != nil && b.way.health.fails() {
+		err = fmt.Errorf("backend %q: %w", b.options.Name, guest.ErrUnhealthy)
+	}
 	if err != nil {
 		closeBody(req)
 		b.of.counts[failed].Inc()

@@ -375,9 +375,33 @@ func TestHealth(t *testing.T) {
 		}
 	}
 	mu.Lock()
-	defer mu.Unlock()
+	before := len(asked)
 	if asked[0] != "HEAD /health check.test" {
 		t.Errorf("asked %q", asked)
+	}
+	mu.Unlock()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://a/of-a-guest", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response, err := b.RoundTrip(r); !errors.Is(err, guest.ErrUnhealthy) {
+		t.Errorf("sick: got %v, %v", response, err)
+	}
+	sick.Store(false)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		response, err := b.RoundTrip(r)
+		if err == nil {
+			response.Body.Close()
+			break
+		}
+		if !errors.Is(err, guest.ErrUnhealthy) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if n := strings.Count(strings.Join(asked[before:], "\n"), "/of-a-guest"); n != 1 {
+		t.Errorf("%d requests were sent, want the last one: %q", n, asked[before:])
 	}
 }
 

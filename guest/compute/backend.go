@@ -437,6 +437,9 @@ func (r *backendRecord) check() *guest.HealthCheck {
 		Every: millis(0), Timeout: millis(8),
 		Status: int(little32(record, 40)), Window: int(little32(record, 44)), Threshold: int(little32(record, 48)), Initial: int(little32(record, 52)),
 	}
+	if h.Window > 0 && h.Initial == 0 {
+		h.Initial = -1 // SDKs fill in defaults themselves
+	}
 	for at, into := range map[int]*string{16: &h.Host, 24: &h.Method, 32: &h.Path} {
 		if little32(record, at+4) > 0 {
 			*into = r.word(record, at, backendTextMax)

@@ -12,6 +12,8 @@ import (
 	"reflect"
 	"strings"
 	"syscall"
+
+	"github.com/gripway/gripway/guest"
 )
 
 // detail is why a request got no answer, as SDKs make typed errors of it.
@@ -116,6 +118,8 @@ func detailOf(err error) detail {
 	switch {
 	case errors.Is(err, errUnknownBackend):
 		return detail{tag: detailNotFound}
+	case errors.Is(err, guest.ErrUnhealthy):
+		return detail{tag: detailUnavailable}
 	case errors.Is(err, errURI):
 		return detail{tag: detailURI}
 	case errors.As(err, &lookup) && lookup.IsTimeout:

@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -62,7 +63,7 @@ func (b *sandbox) arrive(x *guest.Exchange, head, content uint32) {
 	}
 	b.downstreams[head] = d
 	b.requests.set(head, &request{
-		method: r.Method, uri: originalURI(r), version: versionOf(r.ProtoMajor, r.ProtoMinor), header: originalHeader(x),
+		method: r.Method, uri: originalURI(x), version: versionOf(r.ProtoMajor, r.ProtoMinor), header: originalHeader(x),
 	})
 	length := r.ContentLength
 	b.items.set(content, bodyFrom(r.Body, length, func() http.Header { return r.Trailer }))
@@ -91,8 +92,10 @@ func versionOf(major, minor int) uint32 {
 	return http11
 }
 
-// originalURI is the URI that a client asked for. Paths stay as they were written.
-func originalURI(r *http.Request) string {
+// originalURI is the URI that a client asked for. Paths stay as they were written. Who
+// names no host, over HTTP/1.0, has come to this machine's address (RFC 9110, 7.1).
+func originalURI(x *guest.Exchange) string {
+	r := x.Request
 	target := r.RequestURI
 	if target == "" {
 		target = r.URL.RequestURI()
@@ -108,7 +111,11 @@ func originalURI(r *http.Request) string {
 	if target == "" || target[0] != '/' { // CONNECT names a host, OPTIONS may say *
 		target = "/"
 	}
-	return scheme + r.Host + target
+	host := r.Host
+	if host == "" && x.Client.Local.IsValid() {
+		host = x.Client.Local.String()
+	}
+	return scheme + cmp.Or(host, "localhost") + target
 }
 
 // originalHeader is what the client sent, Host included, which net/http keeps

@@ -240,9 +240,9 @@ func (d *downstream) outward(r *response, content content) *http.Response {
 	}
 	length, chunked, manual := framing(&r.header)
 	switch {
-	case manual && r.framing && !chunked:
+	case manual && r.framing && !chunked && (content.length < 0 || content.length == length):
 		answer.ContentLength = length
-	case manual && r.framing:
+	case manual && r.framing && chunked:
 		answer.ContentLength = -1
 		delete(answer.Header, "Transfer-Encoding")
 	case d.exchange.Request != nil && d.exchange.Request.Method == http.MethodHead && manual && !chunked:

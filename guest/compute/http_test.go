@@ -340,7 +340,9 @@ func TestFramingIsTheGuestsIfItMakesSense(t *testing.T) {
 		kept    bool
 	}{
 		{"automatic", "GET", 0, []string{"content-length", "9"}, 4, false},
-		{"manual", "GET", 1, []string{"content-length", "9"}, 9, true},
+		{"manual", "GET", 1, []string{"content-length", "4"}, 4, true},
+		{"manual, not that of the body", "GET", 1, []string{"content-length", "9"}, 4, false},
+		{"manual, of what HEAD does not get", "HEAD", 1, []string{"content-length", "9"}, 9, true},
 		{"manual, chunked", "GET", 1, []string{"transfer-encoding", "chunked"}, -1, false},
 		{"manual, both", "GET", 1, []string{"transfer-encoding", "chunked", "content-length", "9"}, 4, false},
 		{"manual, no number", "GET", 1, []string{"content-length", "9x"}, 4, false},
@@ -1034,4 +1036,21 @@ func TestAFirewallThatIsNotThereAllowsEverything(t *testing.T) {
 		g.want(statusBufferLen, "http_req.inspect", r, b, inspectCorp|inspectWorkspace, info, buffer, 2, buffer)
 		g.respond(200, b, 0)
 	})
+}
+
+func TestWhoNamesNoHostHasComeToThisMachine(t *testing.T) {
+	for _, test := range []struct {
+		local netip.AddrPort
+		want  string
+	}{
+		{netip.MustParseAddrPort("192.0.2.1:7999"), "http://192.0.2.1:7999/head?a=b"},
+		{netip.AddrPort{}, "http://localhost/head?a=b"},
+	} {
+		x := clientRequest("GET", "http://example.com/head?a=b", "")
+		x.Request.Host, x.Request.RequestURI, x.Request.ProtoMinor = "", "/head?a=b", 0
+		x.Client.Local = test.local
+		if got := originalURI(x); got != test.want {
+			t.Errorf("got %s, want %s", got, test.want)
+		}
+	}
 }

@@ -523,6 +523,7 @@ func (b *sandbox) forward(d *downstream, p *pending) {
 		<-p.done
 		var outcome guest.Outcome
 		if p.err != nil {
+			b.Log.Warn("the client gets no answer of a backend that its guest sent it to", "error", p.err)
 			r := response{status: statusForClient(p.err), version: http11}
 			apply(p.onError, &r.header)
 			outcome.Response = d.outward(&r, wholeOf(&body{}))

@@ -180,6 +180,8 @@ func (g *Gateway) serveGuest(w http.ResponseWriter, r *http.Request, route *Rout
 		body.detach()
 		g.guests.decisions[guestLoop].Inc()
 		g.guestFailed(w, r, route, errLoop)
+	case body.lost() != nil:
+		g.guestFailed(w, r, route, body.lost())
 	case outcome.Handoff.WebSocket:
 		g.passThrough(w, body.request(r, outcome.Handoff), route, outcome.Handoff, true)
 	case route.Guest.Proxy != nil:
@@ -606,6 +608,24 @@ func (b *guestBody) read(p []byte) (int, error) {
 // detach ends the guest's reading. It does not wait for a read under way.
 func (b *guestBody) detach() { b.detached.Store(true) }
 
+// lost says why the body cannot be had from its beginning; nil if it can, or if that is
+// not known while somebody reads it.
+func (b *guestBody) lost() error {
+	b.detach()
+	if !b.mu.TryLock() {
+		return nil
+	}
+	defer b.mu.Unlock()
+	return b.lostLocked()
+}
+
+func (b *guestBody) lostLocked() error {
+	if !b.over {
+		return nil
+	}
+	return fmt.Errorf("the guest has read more than %d bytes of the body before it handed off", b.limit)
+}
+
 // rest is the whole body, for an answer that is held.
 func (b *guestBody) rest() ([]byte, error) {
 	b.detach()
@@ -659,9 +679,10 @@ type again struct {
 func (a *again) Read(p []byte) (int, error) {
 	a.b.mu.Lock()
 	defer a.b.mu.Unlock()
+	if err := a.b.lostLocked(); err != nil {
+		return 0, err
+	}
 	switch {
-	case a.b.over:
-		return 0, fmt.Errorf("the guest has read more than %d bytes of the body before it handed off", a.b.limit)
 	case a.at < len(a.b.kept):
 		n := copy(p, a.b.kept[a.at:])
 		a.at += n

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -938,4 +939,31 @@ func (h *house) serveSeen(secure bool) string {
 	}
 	h.t.Cleanup(func() { server.Close() })
 	return inner.Addr().String()
+}
+
+func TestABodyThatTheGuestHasUsedUpIsNotHandedOff(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		io.Copy(w, r.Body)
+	}))
+	defer server.Close()
+	h := newHouse(t, func(_ context.Context, x *guest.Exchange) (guest.Outcome, error) {
+		io.Copy(io.Discard, x.Request.Body)
+		return handoff(x, "app")
+	}, true, backends{"app": server})
+	for _, test := range []struct {
+		bytes, status int
+		asked         int32
+	}{{1 << 20, 200, 1}, {1<<20 + 1, 500, 1}} {
+		response, err := http.Post(h.url, "text/plain", bytes.NewReader(make([]byte, test.bytes)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode != test.status || asked.Load() != test.asked || test.status == 500 && !strings.Contains(string(text), "more than 1048576 bytes of the body") {
+			t.Errorf("%d bytes: got %d, %.100q; the backend was asked %d times", test.bytes, response.StatusCode, text, asked.Load())
+		}
+	}
 }

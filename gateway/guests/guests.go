@@ -83,6 +83,9 @@ type Guests struct {
 
 // New makes what guests share. Load reads them.
 func New(opts Options) *Guests {
+	if opts.Developer != nil && opts.Config.LogFormat != "json" {
+		opts.Log = slog.New(stacks{opts.Log.Handler(), os.Stderr})
+	}
 	return &Guests{
 		opts: opts, log: opts.Log,
 		caches: newCaches(opts.Config, opts.Bus, opts.Metrics, opts.Log), stores: newStores(opts.Bus, opts.Metrics, opts.Log),

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -201,7 +202,10 @@ func readBackendURL(b *guest.BackendOptions, text string) error {
 		whole = "http://" + whole // host:port alone
 	}
 	u, err := url.Parse(whole)
+	var why *url.Error
 	switch {
+	case errors.As(err, &why) && !strings.Contains(text, "@"): // it may have a part of it
+		return fmt.Errorf("%s: %w", like, why.Err)
 	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
 		return fmt.Errorf("%s", like)
 	case u.User != nil:

@@ -53,6 +53,9 @@ func (u URL) String() string {
 // redactURL hides what may be secret. What cannot be read as an address is
 // hidden whole, for it may be a password with an unfortunate character.
 func redactURL(text string) string {
+	if !strings.ContainsAny(text, "@?") {
+		return text // there is neither
+	}
 	parsed, err := url.Parse(strings.TrimSpace(text))
 	if err != nil {
 		return hidden

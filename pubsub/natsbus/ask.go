@@ -29,7 +29,7 @@ import (
 //
 // A node says hello when it comes, every helloEvery, and to one it did not know; it
 // says that it is gone when it is closed. Who is not heard for helloMax is forgotten,
-// and for one that has not answered nobody waits until it is heard again.
+// and for one that has not answered nobody waits until it is heard again, whatever it says.
 // Questions come over the connection that the items come over, and behind them, so
 // that a node that is asked about an item has had it.
 
@@ -227,6 +227,13 @@ func (t *talk) heard(data []byte) {
 	t.mu.Unlock()
 }
 
+// aliveLocked notes that a node is heard.
+func (t *talk) aliveLocked(id string) {
+	if n := t.nodes[id]; n != nil {
+		n.heard = time.Now()
+	}
+}
+
 // others is how many other nodes are known.
 func (t *talk) others() int {
 	t.mu.Lock()
@@ -243,7 +250,9 @@ func (t *talk) asked(m *nats.Msg) {
 	if !ok || !ok2 || err != nil || m.Reply == "" {
 		return
 	}
+	asker, _, _ := strings.Cut(strings.TrimPrefix(m.Reply, t.prefix+answerPart), ".")
 	t.mu.Lock()
+	t.aliveLocked(asker)
 	fn := t.handlers[kind]
 	t.mu.Unlock()
 	respond := func(answer []byte) {
@@ -306,9 +315,7 @@ func (t *talk) answered(part string, m *nats.Msg) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if known := t.nodes[node]; known != nil {
-		known.heard = time.Now()
-	}
+	t.aliveLocked(node)
 	a := t.asks[n]
 	switch {
 	case a == nil: // too late

@@ -3,6 +3,7 @@ package compute
 import (
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -252,7 +253,11 @@ func requestRegisterBackend(c *call) status {
 		if o.TLS {
 			port = "443"
 		}
-		o.Address = net.JoinHostPort(strings.Trim(target, "[]"), port)
+		host := strings.Trim(target, "[]")
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ":") {
+			return statusInvalid // neither a host and a port nor an address
+		}
+		o.Address = net.JoinHostPort(host, port)
 	}
 	return c.addBackend(o)
 }

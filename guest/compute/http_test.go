@@ -942,6 +942,8 @@ func TestADynamicBackendHasAllThatWasSaidOfIt(t *testing.T) {
 		register(statusOK, "d", "d.example", all)
 		register(statusError, "d", "d.example", 0)
 		register(statusOK, "plain", "[::1]:8080", 0)
+		register(statusOK, "bare", "::1", 0)
+		register(statusInvalid, "e", "127.0.0.1:8080:22", 0)
 		g.memory.WriteUint32Le(record+68, 77)
 		register(statusBadHandle, "e", "d.example", backendClientCertificate)
 		g.memory.WriteUint32Le(record+20, 4)
@@ -980,8 +982,8 @@ func TestADynamicBackendHasAllThatWasSaidOfIt(t *testing.T) {
 		g.want(statusInvalid, "backend.get_port", append(g.named(nil, "nobody"), g.room(4))...)
 	})
 	opened := service.Backends.(*fakeBackends).opened
-	if len(opened) != 2 || !opened[0].closed || !opened[1].closed {
-		t.Fatalf("got %d backends, want two that were closed with the sandbox", len(opened))
+	if len(opened) != 3 || !opened[0].closed || !opened[1].closed {
+		t.Fatalf("got %d backends, want three that were closed with the sandbox", len(opened))
 	}
 	o := opened[0].options
 	if o.Address != "d.example:443" || o.SNI != "sni.example" || o.CertificateHost != "cert.example" || string(o.CA) != "ca" || string(o.ClientKey) != "key" ||

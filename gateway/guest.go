@@ -262,17 +262,6 @@ func letGo(w http.ResponseWriter, r *http.Request) (sent func()) {
 	return lastAnswer(control, w)
 }
 
-// abort ends the client's connection, since the client must see that what it got is not
-// whole. net/http would read what is left of the request before.
-func abort(w http.ResponseWriter) {
-	if nc, buffered, err := http.NewResponseController(w).Hijack(); err == nil { // HTTP/1
-		nc.SetWriteDeadline(time.Now().Add(leftWait))
-		buffered.Flush()
-		nc.Close()
-	}
-	panic(http.ErrAbortHandler)
-}
-
 // handOff goes on with a request at the line where one without guest would be.
 func (g *Gateway) handOff(w http.ResponseWriter, r *http.Request, route *Route, h *guest.Handoff, client *outside) {
 	to := route.Guest.Handoff(h)

@@ -82,7 +82,7 @@ func (g *Gateway) passThrough(w http.ResponseWriter, r *http.Request, route *Rou
 	conn, ok := response.Body.(io.ReadWriteCloser)
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		if err := origin.Relay(w, r, response); err != nil {
-			abort(w)
+			panic(http.ErrAbortHandler) // the client must see that it is not whole
 		}
 		return
 	}

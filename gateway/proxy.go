@@ -76,7 +76,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, route *Route, r
 		}
 		if err := origin.Relay(w, r, response); err != nil {
 			g.log.Debug("answer cut short", "route", route.name(), "error", err)
-			abort(w)
+			panic(http.ErrAbortHandler) // the client must see that it is not whole
 		}
 		return
 	}
@@ -310,7 +310,7 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, answer *hold.Answer) {
 		if answer.Rest != nil {
 			if _, err := io.Copy(w, answer.Rest); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
 				closeRest(answer)
-				abort(w)
+				panic(http.ErrAbortHandler) // the client must see that it is not whole
 			}
 		}
 	}
@@ -334,7 +334,7 @@ func (g *Gateway) over(w http.ResponseWriter, r *http.Request) bool {
 	case r.Context().Err() == nil:
 		return false
 	case context.Cause(r.Context()) != ErrEnding:
-		abort(w) // there is nobody to answer
+		panic(http.ErrAbortHandler) // there is nobody to answer
 	}
 	g.log.Warn("request unanswered at the end of the drain", "path", encodedPath(r))
 	w.Header().Set("Connection", "close")

@@ -744,26 +744,24 @@ func (f *formatValue) sending(parent string, message *MessageItem) (err error) {
 	return nil // pings and pongs may be empty
 }
 
-// CloseCodeSendable says whether a Close frame may carry a code (RFC 6455, section 7.4,
-// and the IANA registry of close codes).
-func CloseCodeSendable(code int) bool {
-	switch {
-	case code >= 3000 && code <= 4999:
-		return true
-	case code >= 1000 && code <= 1014:
-		return code != 1004 && code != 1005 && code != 1006
-	}
-	return false
+// closeCodeNone is the code that stands for none (RFC 6455, section 7.4.1).
+const closeCodeNone = 1005
+
+// validCloseCode tells whether a Close frame may carry a code (RFC 6455, section 7.4, and
+// the IANA registry of close codes), as wsoverhttp does, which this package knows
+// nothing of.
+func validCloseCode(code int) bool {
+	return code >= 1000 && code <= 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999
 }
 
 // closing fills in how a WebSocket is to be closed. Codes 0, as GRIP libraries send it,
-// and 1005 are none.
+// and closeCodeNone are none.
 func (f *formatValue) closing(parent string, message *MessageItem) (err error) {
 	if f.code != nil {
 		if message.Code, err = naturalNumber(parent, "code", f.code); err != nil {
 			return err
 		}
-		if message.Code != 0 && message.Code != 1005 && !CloseCodeSendable(message.Code) {
+		if message.Code != 0 && message.Code != closeCodeNone && !validCloseCode(message.Code) {
 			return fmt.Errorf("%s contains 'code' %d, which no Close frame can carry", parent, message.Code)
 		}
 	}

@@ -303,9 +303,8 @@ func (f *GuestFlags) ignored() (warnings Problems) {
 	if f.Profile != "" {
 		warnings = append(warnings, Problem{Where: "--profile", Value: f.Profile, What: "profiles are not supported here: it is ignored"})
 	}
-	const meaningless = "it has no meaning here, and is ignored"
 	if len(f.Experimental) > 0 {
-		warnings = append(warnings, Problem{Where: "--experimental_modules", Value: strings.Join(f.Experimental, ","), What: meaningless})
+		warnings = append(warnings, Problem{Where: "--experimental_modules", Value: strings.Join(f.Experimental, ","), What: "it has no meaning here, and is ignored"})
 	}
 	if f.Adapt {
 		warnings = append(warnings, Problem{Where: "--adapt", What: "core modules run here as they are: it is ignored"})

@@ -160,7 +160,7 @@ func frame(messageType int, content []byte, deflated bool) []byte {
 // closeFrame returns a Close frame. Codes that may not be sent, among them the 0
 // that GRIP libraries send for "none", make an empty one (RFC 6455, section 7.4).
 func closeFrame(code int, reason string) []byte {
-	if !grip.CloseCodeSendable(code) {
+	if !wsoverhttp.ValidCloseCode(code) {
 		return frame(websocket.CloseMessage, nil, false)
 	}
 	// 123 bytes of whole characters.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/gripway/gripway/grip"
+	"github.com/gripway/gripway/wsoverhttp"
 )
 
 // peerWriteTimeout bounds a write to a peer that does not read.
@@ -107,7 +107,7 @@ func (p *Peer) Write(text []byte) error {
 // other end has answered, or Drop.
 func (p *Peer) Close(code int, reason string) error {
 	var content []byte
-	if grip.CloseCodeSendable(code) {
+	if wsoverhttp.ValidCloseCode(code) {
 		for len(reason) > controlBytesMax-2 {
 			reason = reason[:len(reason)-1]
 		}

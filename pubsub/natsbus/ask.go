@@ -43,6 +43,10 @@ const (
 	// no more.
 	vainAfter = time.Second
 
+	// nameMax bounds what a node is called, in bytes: a longer name is cut. Others do not
+	// believe a hello whose names are longer than namesMax together.
+	nameMax, namesMax = 200, 300
+
 	// nodesMax bounds the nodes that are known: whoever speaks NATS can say hello.
 	nodesMax = 1000
 
@@ -199,7 +203,7 @@ func (t *talk) hello(gone bool) {
 
 func (t *talk) heard(data []byte) {
 	var text helloText
-	if json.Unmarshal(data, &text) != nil || text.Node == "" || text.Node == t.id || len(text.Node)+len(text.Name) > 300 {
+	if json.Unmarshal(data, &text) != nil || text.Node == "" || text.Node == t.id || len(text.Node)+len(text.Name) > namesMax {
 		return
 	}
 	now := time.Now()

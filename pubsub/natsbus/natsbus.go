@@ -78,7 +78,7 @@ type Options struct {
 
 	// Name is what people call this node: in other nodes' logs and answers, and where
 	// NATS lists connections or servers, there with a random end. Empty means "gripway"
-	// for NATS, and the host's name for nodes.
+	// for NATS, and the host's name for nodes. Of a longer name 200 bytes count.
 	Name string
 
 	// SubjectPrefix is what subjects begin with, so that several gateways can share a
@@ -141,6 +141,7 @@ func Open(o Options) (*Bus, error) {
 	if err := checkPrefix(prefixOr(o.SubjectPrefix)); err != nil {
 		return nil, fmt.Errorf("natsbus: %w", err)
 	}
+	o.Name = strings.ToValidUTF8(o.Name[:min(len(o.Name), nameMax)], "")
 	b := &Bus{begin: prefixOr(o.SubjectPrefix) + itemPart, lanes: lanes.New(o.Lanes, o.LaneBytes)}
 	b.talk = newTalk(b, o)
 	if err := b.open(o); err != nil {
